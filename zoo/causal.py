@@ -1,0 +1,293 @@
+"""The causal contract: one forward that runs over a whole image, or over the positions that come next.
+
+A *leaf* is a layer that looks at neighbours. It declares ``taps``, the offsets (di, dj) it reads, and its forward
+takes a :class:`Context`. Without a front it convolves. With one it asks ``context.front.gather(self, x)`` for its
+neighbours, stacked as channels, and multiplies. Everything pointwise (activations, norms over channels, residuals,
+1x1 convolutions) runs both ways unchanged: a front's tensor is (B, C, 1, P), an image one pixel high.
+
+Give pixel (i, j) the time t = j + s i, for a slope s. All pixels of one time form a front and are computed together.
+A tensor of lag l holds, while front t is computed, the positions of time t - l: the input, the pixels drawn last,
+lags by 1; a leaf turns lag l into max(0, l + max over its taps of (dj + s di)); pointwise work keeps the lag; tensors
+that meet must have equal lags. :func:`schedule` finds the smallest slope for which that holds by running the model's
+own forward once, dry. Taps look up or sideways, never down; where no slope fits, the output sees itself or the
+future, so a schedule is a proof of causality.
+"""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+Tap = tuple[int, int]
+
+
+class CausalityError(ValueError):
+    """A module that cannot run over fronts; the message names the layer and what to add."""
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What travels with the tensors: the condition, and the front if there is one.
+
+    Args:
+        labels: (B,) int64 classes, or None for an unconditional model.
+        front: the positions computed now with every layer's memory, or None to compute a whole image.
+    """
+
+    labels: Tensor | None = None
+    front: "Front | DryFront | None" = None
+
+
+class Sequential(nn.Sequential):
+    """An ``nn.Sequential`` that hands the context to every layer that takes one.
+
+    Example:
+        >>> from zoo.layers import ConditionalBias, MaskedConv2d
+        >>> net = Sequential(MaskedConv2d("A", 1, 4, 7), ConditionalBias(10, 4), nn.ReLU())
+        >>> net(torch.zeros(2, 1, 8, 8), Context(labels=torch.tensor([3, 7]))).shape
+        torch.Size([2, 4, 8, 8])
+    """
+
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+        for layer in self:
+            x = call(layer, x, context)
+        return x
+
+
+def call(layer: nn.Module, x: Tensor, context: Context | None) -> Tensor:
+    """``layer(x, context)``, or ``layer(x)`` if its forward takes no context."""
+    return layer(x, context) if takes_context(type(layer)) else layer(x)
+
+
+@cache
+def takes_context(kind: type[nn.Module]) -> bool:
+    """Whether forward of this class of modules has a parameter ``context``."""
+    return "context" in inspect.signature(kind.forward).parameters
+
+
+@dataclass(frozen=True)
+class Read:
+    """One leaf's look at its neighbours during a pass: who looks, and the lags before and after."""
+
+    layer: nn.Module
+    taps: tuple[Tap, ...]
+    lag: int
+    output_lag: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which positions are computed together, and what every leaf must remember for it.
+
+    Args:
+        slope: pixel (i, j) has time j + slope * i.
+        lag: how far the output is behind; 0 for every model that can be sampled over fronts.
+        reads: every look at neighbours, in the order of the forward pass.
+        input_lag: how far the input is behind: 1 for a model, which is given the pixels drawn last.
+    """
+
+    slope: int
+    lag: int
+    reads: tuple[Read, ...]
+    input_lag: int = 1
+
+    def fronts(self, height: int, width: int) -> int:
+        """How many fronts an image of this size takes."""
+        return width + self.slope * (height - 1) + self.lag
+
+    def rows(self, time: int, width: int, height: int) -> tuple[int, int]:
+        """The rows [low, high) that have a pixel of this time; row i has it in column time - slope * i."""
+        low = max(0, -((width - 1 - time) // self.slope))
+        return low, max(low, min(height, time // self.slope + 1))
+
+    def positions(self, time: int, width: int, height: int) -> tuple[Tensor, Tensor]:
+        """The row and the column of every pixel of this time, each (P,)."""
+        rows = torch.arange(*self.rows(time, width, height))
+        return rows, time - self.slope * rows
+
+
+class Front:
+    """The positions computed now, with the memory of every leaf; the caller's, never a module's.
+
+    Tap (di, dj) of an output pixel lies a fixed number of fronts back, so a leaf needs a ring of its last few fronts
+    only, (depth, B, rows, C), and a tap is a slice of rows. Rows outside the image stay zero, which is padding.
+
+    Args:
+        schedule: from :func:`schedule`.
+        height, width: the image's size in pixels.
+    """
+
+    def __init__(self, schedule: Schedule, height: int, width: int) -> None:
+        self.schedule, self.height, self.width = schedule, height, width
+        self.time = -1
+        self._rings: list[Tensor | None] = [None] * len(schedule.reads)
+        self._next = 0
+
+    def advance(self) -> None:
+        """Go on to the next front."""
+        self.time += 1
+        self._next = 0
+
+    def gather(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """Remember the leaf's input (B, C, 1, P) and return what its taps read, (B, taps * C, 1, P'), tap by tap."""
+        index, self._next = self._next, self._next + 1
+        read = self.schedule.reads[index]
+        if read.layer is not layer:
+            raise CausalityError(f"forward took another path than its dry run: {_title(layer)} came unexpected")
+        slope, up = self.schedule.slope, max(-di for di, _ in read.taps)
+        ages = [read.output_lag - read.lag - dj - slope * di for di, dj in read.taps]
+        ring = self._rings[index]
+        if ring is None:
+            ring = x.new_zeros(max(ages) + 1, x.shape[0], up + self.height, x.shape[1])
+            self._rings[index] = ring
+        slot = ring[self.time % len(ring)].zero_()
+        low, high = self.schedule.rows(self.time - read.lag, self.width, self.height)
+        slot[:, up + low : up + high] = x[:, :, 0].mT
+        low, high = self.schedule.rows(self.time - read.output_lag, self.width, self.height)
+        seen = [
+            ring[(self.time - age) % len(ring), :, up + low + di : up + high + di]
+            for age, (di, _) in zip(ages, read.taps, strict=True)
+        ]
+        return torch.cat(seen, dim=-1).mT[:, :, None]
+
+
+class _Lagged(torch.Tensor):
+    """A tensor of the dry run: it carries its lag through every function that is called on it."""
+
+    lag: int
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        lags = {leaf.lag for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, _Lagged)}
+        if len(lags) > 1:
+            raise _WrongSlope
+        output = super().__torch_function__(func, types, args, kwargs or {})
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, _Lagged):
+                leaf.lag = next(iter(lags))
+        return output
+
+
+class _WrongSlope(Exception):
+    """Tensors of different lags met."""
+
+
+@dataclass(eq=False)
+class DryFront:
+    """A front of two positions of two images, whose gathers only keep the books of lags."""
+
+    slope: int
+    reads: list[Read] = field(default_factory=list)
+
+    def gather(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """Record the read; every tap reads the position itself, so that a taint stays where it is."""
+        taps = tuple(layer.taps)
+        if not taps or any(di > 0 for di, _ in taps):
+            raise CausalityError(f"{_title(layer)} declares the taps {taps}; declare at least one, and none below")
+        lag = max(0, x.lag + max(dj + self.slope * di for di, dj in taps))
+        self.reads.append(Read(layer, taps, x.lag, lag))
+        seen = x.repeat(1, len(taps), 1, 1)
+        seen.lag = lag
+        return seen
+
+
+def schedule(
+    module: nn.Module,
+    channels: int,
+    *,
+    labels: Tensor | None = None,
+    lag: int = 1,
+    output_may_lag: bool = False,
+) -> Schedule:
+    """Find the smallest slope with which ``module`` can run over fronts, by dry runs of its own forward.
+
+    One of the four inputs of a dry run is NaN. What is not a leaf must keep it where it is: a layer that spreads it
+    mixes positions or images without declaring taps.
+
+    Args:
+        module: anything whose leaves follow the contract.
+        channels: C of its input (B, C, H, W).
+        labels: (1,) classes, for a conditional module.
+        lag: of the input; 1 for a model, 0 for a layer that may see its own position.
+        output_may_lag: True for a layer, whose output may be behind; never for a model.
+
+    Raises:
+        CausalityError: a layer mixes positions, or no slope fits.
+
+    Example:
+        >>> from zoo.layers import MaskedConv2d
+        >>> schedule(Sequential(MaskedConv2d("A", 1, 8, 7), MaskedConv2d("B", 8, 1, 3)), channels=1).slope
+        4
+    """
+    slope, limit = 1, 1
+    while slope <= limit:
+        front = DryFront(slope)
+        try:
+            output_lag = _dry_run(module, channels, labels, lag, front)
+        except _WrongSlope:
+            output_lag = None
+        # Beyond the sum of all reaches to the right, a row further up always outweighs them: no new case comes.
+        limit = max(limit, 1 + lag + sum(max(0, *(dj for _, dj in read.taps), 0) for read in front.reads))
+        if output_lag == 0 or (output_may_lag and output_lag is not None):
+            return Schedule(slope, output_lag, tuple(front.reads), lag)
+        slope += 1
+    raise CausalityError(
+        f"no slope up to {limit} lets {_title(module)} run over fronts: its output sees its own pixel or a later "
+        "one, or streams that meet are not aligned; begin with a type-A mask, or shift one stream"
+    )
+
+
+def _dry_run(module: nn.Module, channels: int, labels: Tensor | None, lag: int, front: DryFront) -> int:
+    parameter = next(module.parameters(), torch.zeros(()))
+    x = torch.ones(2, channels, 1, 2, dtype=parameter.dtype, device=parameter.device)
+    x[1, :, 0, 1] = torch.nan
+    x = x.as_subclass(_Lagged)
+    x.lag = lag
+    context = Context(labels=None if labels is None else labels.expand(2), front=front)
+    names = {child: name for name, child in module.named_modules()}
+    hooks = [
+        child.register_forward_hook(lambda child, _, y: _refuse_spread(y, f"{names[child]}: {_title(child)}"))
+        for child in names
+        if not any(True for _ in child.children())
+    ]
+    # A layer that keeps statistics (BatchNorm in training mode) must not keep those of a dry run.
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    try:
+        with torch.no_grad():
+            arguments = (x, context) if takes_context(type(module)) else (x,)
+            y = torch.func.functional_call(module, buffers, arguments)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    _refuse_spread(y, _title(module))
+    return y.lag if isinstance(y, _Lagged) else 0
+
+
+def _refuse_spread(y: Any, title: str) -> None:
+    if not isinstance(y, _Lagged):
+        return
+    seen = torch.isnan(y.as_subclass(Tensor))
+    if y.ndim != 4 or y.shape[0] != 2 or y.shape[2:] != (1, 2) or seen[0].any() or seen[1, ..., 0].any():
+        raise CausalityError(
+            f"{title} mixes positions or images and cannot run over a front; a layer that looks at neighbours must "
+            "declare taps and read them by context.front.gather(self, x)"
+        )
+
+
+def _title(module: nn.Module) -> str:
+    text = repr(module)
+    return text if "\n" not in text else type(module).__name__
+
+
+def over_fronts(schedule: Schedule, height: int, width: int, context: Context) -> Iterator[tuple[Context, Front]]:
+    """Go through all fronts of an image: the context to call the module with, and the front it holds."""
+    front = Front(schedule, height, width)
+    context = replace(context, front=front)
+    for _ in range(schedule.fronts(height, width)):
+        front.advance()
+        yield context, front

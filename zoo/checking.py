@@ -1,0 +1,306 @@
+"""``zoo check``: which inputs reach an output, by measurement and by proof, for any module.
+
+Knows the contract, no layer and no model: a student's own module is checked as well as the zoo's.
+"""
+
+import copy
+import inspect
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from zoo.causal import CausalityError, Context, over_fronts, schedule, takes_context
+from zoo.errors import RequestError
+from zoo.sampling import sample, verify
+
+Offset = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What :func:`check` found.
+
+    Args:
+        causal: nothing reaches an output that must not.
+        leaks: offsets (rows, columns, channel) from the output of inputs that reach it and must not.
+        blind_spot: the same for earlier inputs inside the bounding box of what reaches it that do not.
+        verified: computing front by front gives the same; None if the module cannot run over fronts.
+        slope: the schedule's slope, a proof of causality given the declared taps; None if there is none.
+        reached: how many inputs reach the output in the middle.
+        notes: what else a reader should know, in sentences.
+    """
+
+    causal: bool
+    leaks: list[Offset]
+    blind_spot: list[Offset]
+    verified: bool | None
+    slope: int | None
+    reached: int
+    notes: list[str] = field(default_factory=list)
+
+
+def check(module: nn.Module, image_shape: Sequence[int] | None = None, *, layer: bool = False) -> CheckReport:
+    """Measure what reaches an output of ``module``, in evaluation and in training mode, and hold it against the rules.
+
+    A model must be strictly raster-causal: an output sees neither its own pixel nor a later one. A layer (it declares
+    ``taps``, or ``layer`` says so) must reach nothing outside its taps, or, if it has none, nothing later than itself.
+
+    Gradients find what reaches an output at the middle and in the corners; changing all forbidden inputs at once must
+    leave the output as it is, to the last bit, which finds what gradients miss. Both run in float64 on a copy with
+    jittered parameters, since a weight that happens to be zero would hide a path.
+
+    Args:
+        module: maps (B, C, H, W) to (B, ..., H, W); may take a context, or labels as second argument.
+        image_shape: (C, H, W); by default the module's own, or its input channels at 28 x 28.
+        layer: the module is a layer and may see its own position.
+
+    Raises:
+        RequestError: the module cannot be run on such images.
+
+    Example:
+        >>> from zoo.layers import MaskedConv2d
+        >>> check(MaskedConv2d("A", 1, 4, 3)).causal
+        True
+        >>> check(nn.Conv2d(1, 4, 3, padding=1)).leaks
+        [(0, 0, 0), (0, 1, 0), (1, -1, 0), (1, 0, 0), (1, 1, 0)]
+    """
+    shape = _image_shape(module, image_shape)
+    is_model = hasattr(module, "likelihood") and hasattr(module, "image_shape")
+    layer = not is_model and (layer or hasattr(module, "taps"))
+    taps = getattr(module, "taps", None) if layer else None
+    jittered = _jittered(module)
+    _, height, width = shape
+    middle = (height // 2, width // 2)
+    places = [middle, (0, 0), (0, width - 1), (height - 1, 0), (height - 1, width - 1)]
+
+    leaks: set[Offset] = set()
+    modes: set[str] = set()
+    seen = torch.zeros(shape, dtype=torch.bool)
+    for training in (False, True):
+        jittered.train(training)
+        for place in dict.fromkeys(places):
+            allowed = _allowed(shape, place, taps, layer)
+            reached = _reached(jittered, shape, place, allowed)
+            if place == middle and not training:
+                seen = reached
+            found = _offsets(reached & ~allowed, place)
+            leaks |= set(found)
+            modes |= {"training" if training else "evaluation"} if found else set()
+
+    notes = [f"leaks in {' and '.join(sorted(modes))} mode"] if modes else []
+    if modes == {"training"}:
+        notes.append("a normalization that mixes positions or images, such as BatchNorm, does that; use channel-norm")
+    if not layer and not is_model and leaks and all(offset[:2] == (0, 0) for offset in leaks):
+        notes.append("only its own position leaks: right for a type-B layer, which --layer allows, wrong for a model")
+    jittered.eval()
+    notes += _lying_leaves(jittered, shape)
+    slope, verified = _over_fronts(module, shape, layer, is_model, notes)
+    box = _bounding_box(seen)
+    blind = box & ~seen & _allowed(shape, middle, None, layer)
+    return CheckReport(
+        causal=not leaks,
+        leaks=sorted(leaks),
+        blind_spot=_offsets(blind, middle),
+        verified=verified,
+        slope=slope,
+        reached=int(seen.sum()),
+        notes=notes,
+    )
+
+
+def receptive_field(module: nn.Module) -> dict[str, int]:
+    """What reaches the output in the middle: rows above, columns to the left and right, and pixels in all."""
+    shape = _image_shape(module, None)
+    place = (shape[1] // 2, shape[2] // 2)
+    seen = _reached(_jittered(module).eval(), shape, place, _allowed(shape, place, None, True))
+    offsets = _offsets(seen, place)
+    return {
+        "rows_above": -min((row for row, _, _ in offsets), default=0),
+        "columns_left": -min((column for _, column, _ in offsets), default=0),
+        "columns_right": max((column for _, column, _ in offsets), default=0),
+        "pixels": len({offset[:2] for offset in offsets}),
+    }
+
+
+def _image_shape(module: nn.Module, given: Sequence[int] | None) -> tuple[int, int, int]:
+    if given is not None:
+        channels, height, width = given
+        return channels, height, width
+    if hasattr(module, "image_shape"):
+        return tuple(module.image_shape)
+    for part in module.modules():
+        for name in ("in_channels", "channels"):
+            if isinstance(getattr(part, name, None), int):
+                return getattr(part, name), 28, 28
+    return 1, 28, 28
+
+
+def _jittered(module: nn.Module) -> nn.Module:
+    module = copy.deepcopy(module).cpu().double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            scale = 0.5 / max(parameter[0].numel(), 1) ** 0.5 if parameter.ndim > 1 else 0.1
+            parameter += scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    return module
+
+
+def _allowed(
+    shape: tuple[int, int, int], place: tuple[int, int], taps: Iterable[tuple[int, int]] | None, layer: bool
+) -> Tensor:
+    """Which inputs (C, H, W) may reach the output at ``place``."""
+    channels, height, width = shape
+    allowed = torch.zeros(height, width, dtype=torch.bool)
+    if taps is None:
+        allowed.view(-1)[: place[0] * width + place[1] + layer] = True
+    else:
+        for row, column in ((place[0] + di, place[1] + dj) for di, dj in taps):
+            if 0 <= row < height and 0 <= column < width:
+                allowed[row, column] = True
+    return allowed.expand(channels, height, width)
+
+
+def _reached(module: nn.Module, shape: tuple[int, int, int], place: tuple[int, int], allowed: Tensor) -> Tensor:
+    """Which inputs (C, H, W) of any image reach the first image's output at ``place``."""
+    generator = torch.Generator().manual_seed(1)
+    reached = torch.zeros(shape, dtype=torch.bool)
+    for _ in range(2):
+        x = torch.rand(2, *shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        y = _run(module, x)[0, ..., place[0], place[1]]
+        weights = torch.randn(y.shape, generator=generator, dtype=torch.float64)
+        if y.requires_grad:
+            (gradient,) = torch.autograd.grad((weights * y).sum(), x, allow_unused=True)
+            reached |= (gradient != 0).any(0) if gradient is not None else False
+        # The first image keeps what it may see; all else changes, and so does the other image.
+        with torch.no_grad():
+            other = torch.rand(x.shape, generator=generator, dtype=torch.float64)
+            other[0] = torch.where(allowed, x[0], other[0])
+            if not torch.equal(_run(module, other)[0, ..., place[0], place[1]], y) and not (reached & ~allowed).any():
+                reached |= _one_by_one(module, x.detach(), y.detach(), place, allowed)
+    return reached
+
+
+def _one_by_one(module: nn.Module, x: Tensor, y: Tensor, place: tuple[int, int], allowed: Tensor) -> Tensor:
+    """What gradients did not show: change one forbidden input of both images at a time."""
+    reached = torch.zeros_like(allowed)
+    for index in (~allowed).nonzero().tolist():
+        other = x.clone()
+        other[:, *index] += 1
+        reached[*index] = not torch.equal(_run(module, other)[0, ..., place[0], place[1]], y)
+    return reached
+
+
+def _run(module: nn.Module, x: Tensor) -> Tensor:
+    arguments: list[object] = [x]
+    if takes_context(type(module)):
+        arguments.append(Context(labels=_labels(module, len(x))))
+    else:
+        required = [
+            parameter
+            for parameter in list(inspect.signature(module.forward).parameters.values())[1:]
+            if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        ]
+        arguments += [torch.arange(len(x)) % 2] * len(required)
+    # Dropout draws the same in every run, so that only the input makes a difference.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            y = module(*arguments)
+        except Exception as error:
+            raise RequestError(
+                f"{type(module).__name__} fails on a float64 input of shape {tuple(x.shape)}: "
+                f"{type(error).__name__}: {error}; name the shape of its images with --image-shape C,H,W"
+            ) from error
+    if not isinstance(y, Tensor) or y.shape[-2:] != x.shape[-2:]:
+        shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+        raise RequestError(
+            f"{type(module).__name__} gives {shape} for {tuple(x.shape)}; an autoregressive module gives a tensor "
+            "(B, ..., H, W), an output for each pixel"
+        )
+    return y
+
+
+def _labels(module: nn.Module, images: int) -> Tensor | None:
+    classes = [part.num_classes for part in module.modules() if getattr(part, "num_classes", None)]
+    return torch.arange(images) % min(classes) if classes else None
+
+
+def _offsets(mask: Tensor, place: tuple[int, int]) -> list[Offset]:
+    return sorted((row - place[0], column - place[1], channel) for channel, row, column in mask.nonzero().tolist())
+
+
+def _bounding_box(seen: Tensor) -> Tensor:
+    box = torch.zeros_like(seen)
+    rows, columns = seen.any(0).any(1).nonzero(), seen.any(0).any(0).nonzero()
+    if len(rows):
+        box[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
+    return box
+
+
+def _lying_leaves(module: nn.Module, shape: tuple[int, int, int]) -> list[str]:
+    """Hold every leaf inside the module against its own taps, on inputs of the shape it really gets."""
+    shapes: dict[str, tuple[int, int, int]] = {}
+    leaves = {name: part for name, part in module.named_modules() if name and hasattr(part, "taps")}
+    hooks = [
+        leaf.register_forward_hook(lambda _, inputs, __, name=name: shapes.update({name: tuple(inputs[0].shape[1:])}))
+        for name, leaf in leaves.items()
+    ]
+    with torch.no_grad():
+        _run(module, torch.zeros(2, *shape, dtype=torch.float64))
+    for hook in hooks:
+        hook.remove()
+    notes = []
+    for name, leaf_shape in shapes.items():
+        place = (leaf_shape[1] // 2, leaf_shape[2] // 2)
+        allowed = _allowed(leaf_shape, place, leaves[name].taps, True)
+        lies = {offset[:2] for offset in _offsets(_reached(leaves[name], leaf_shape, place, allowed) & ~allowed, place)}
+        if lies:
+            notes.append(f"{name} reads {sorted(lies)} outside its declared taps {leaves[name].taps}")
+    return notes
+
+
+def _over_fronts(
+    module: nn.Module, shape: tuple[int, int, int], layer: bool, is_model: bool, notes: list[str]
+) -> tuple[int | None, bool | None]:
+    """The slope, and whether the run over fronts gives what the whole image gives."""
+    module = copy.deepcopy(module).cpu().eval()
+    labels = _labels(module, 4)
+    try:
+        plan = schedule(
+            module,
+            shape[0],
+            labels=None if labels is None else labels[:1],
+            lag=0 if layer else 1,
+            output_may_lag=layer,
+        )
+    except CausalityError as error:
+        notes.append(f"does not run over fronts: {error}")
+        return None, None
+    except Exception as error:  # a module that is not the zoo's may fail on an image one pixel high
+        notes.append(f"does not run over fronts: {type(error).__name__}: {error}")
+        return None, None
+    if is_model:
+        return plan.slope, all(
+            verify(module, sample(module, 4, labels=labels), labels=labels).verified
+            for module in (module.float(), copy.deepcopy(module).double())
+        )
+    module = _jittered(module).eval()
+    with torch.no_grad():
+        x = torch.rand(4, *shape, dtype=torch.float64)
+        whole = _run(module, x)
+        by_fronts = torch.zeros_like(whole)
+        _, height, width = shape
+        context = Context(labels=labels)
+        # The copy has other modules than the one the plan was made for.
+        plan = schedule(
+            module, shape[0], labels=None if labels is None else labels[:1], lag=plan.input_lag, output_may_lag=layer
+        )
+        for here, front in over_fronts(plan, height, width, context):
+            rows, columns = plan.positions(front.time - plan.input_lag, width, height)
+            part = x[:, :, rows, columns][:, :, None]
+            y = module(part, here) if takes_context(type(module)) else module(part)
+            rows, columns = plan.positions(front.time - plan.lag, width, height)
+            by_fronts[..., rows, columns] = y[..., 0, :]
+    return plan.slope, bool(torch.allclose(by_fronts, whole, rtol=1e-9, atol=1e-9))

@@ -1,0 +1,535 @@
+"""The command line: thin commands over the library; torch is imported inside them, so that help is instant."""
+
+import importlib
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+import zoo
+from zoo.errors import FailedError, RequestError
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON value on stdout, nothing else there.")
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Folder with the data in torchvision's layout, not the packaged.",
+)
+
+
+def main() -> None:
+    """Run the command line: exit 0 done, 1 it failed, 2 the request was wrong, 130 Ctrl-C, 143 SIGTERM."""
+    try:
+        sys.exit(cli.main(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(zoo.__version__, prog_name="zoo")
+def cli() -> None:
+    """A zoo of pixel-level autoregressive image models: train, load, evaluate, sample and check them."""
+
+
+def command(*arguments: Any, **settings: Any) -> Callable[[Callable[..., int | None]], click.Command]:
+    """A command of the zoo, which answers a user's mistake in a few lines and never with a traceback."""
+
+    def decorate(function: Callable[..., int | None]) -> click.Command:
+        @wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> int | None:
+            try:
+                return function(*args, **kwargs)
+            except RequestError as error:
+                click.echo(f"Error: {error}", err=True)
+                return 2
+            except FailedError as error:
+                click.echo(f"Error: {error}", err=True)
+                return 1
+            except OSError as error:
+                click.echo(f"Error: {error}", err=True)
+                # A wrong path is the request's fault, a full disk is not.
+                wrong = (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
+                return 2 if isinstance(error, wrong) else 1
+
+        return cli.command(*arguments, **settings)(guarded)
+
+    return decorate
+
+
+@command("list")
+@click.argument("pattern", default="*")
+@json_option
+def list_command(pattern: str, as_json: bool) -> None:
+    """List the models, trained and not, whose name matches PATTERN (such as '*mnist*')."""
+    from zoo import folder
+
+    rows = [_describe(name) for name in folder.list_models(pattern)]
+    if as_json:
+        _print_json(rows)
+        return
+    table = [("name", "architecture", "conditional", "dataset", "parameters", "weights", "test nats/image")]
+    for row in rows:
+        test = _result(row["metrics"], "test")
+        nats = f"{test['nats_per_image']:.2f} ({test['protocol']})" if test else "-"
+        conditional = "yes" if row["conditional"] else "no"
+        size = f"{row['parameters']:,}" if row["parameters"] is not None else "-"
+        table.append((row["name"], row["architecture"], conditional, row["dataset"] or "-", size, row["weights"], nats))
+    _print_table(table)
+
+
+@command("info")
+@click.argument("name")
+@json_option
+def info_command(name: str, as_json: bool) -> None:
+    """Show a model's configuration, layers, receptive field, recipe and results."""
+    from zoo import folder
+    from zoo.checking import receptive_field
+
+    model = folder.create(name)
+    about = _describe(name)
+    recipe = None
+    if about["weights"] != "none":
+        path = folder.find(name) / "recipe.yaml"
+        recipe = path.read_text(encoding="utf-8") if path.is_file() else None
+    about |= {
+        "config": about.pop("config"),
+        "layers": [{"name": part, "layer": _one_line(layer)} for part, layer in _leaves(model)],
+        "receptive_field": receptive_field(model),
+        "recipe": recipe,
+    }
+    if as_json:
+        _print_json(about)
+        return
+    field = about["receptive_field"]
+    facts = [(key, str(about[key])) for key in ("name", "architecture", "conditional", "dataset", "weights")]
+    facts += [("parameters", f"{about['parameters']:,}")]
+    facts += [
+        (f"{r['split']} ({r['protocol']})", f"{r['nats_per_image']:.2f} ± {r['nats_std_error']:.2f} nats per image")
+        for r in about["metrics"]
+    ]
+    facts += [
+        (
+            "receptive field",
+            f"{field['rows_above']} rows up, {field['columns_left']} columns left, "
+            f"{field['columns_right']} right; {field['pixels']} pixels in the middle of an image",
+        )
+    ]
+    _print_table(facts, header=False)
+    click.echo("\nLayers")
+    _print_table([(layer["name"], layer["layer"]) for layer in about["layers"]], header=False)
+    if recipe:
+        click.echo(f"\nRecipe\n{recipe.rstrip()}")
+
+
+@command("recipes")
+@click.argument("name", required=False)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to copy it; by default ./NAME.yaml.")
+@json_option
+def recipes_command(name: str | None, output: Path | None, as_json: bool) -> None:
+    """List the packaged recipes, or copy the one called NAME out to change it."""
+    from zoo.recipe import find_recipe, recipe_names
+
+    if name is None:
+        rows = [{"name": known, "about": _first_comment(find_recipe(known))} for known in recipe_names()]
+        if as_json:
+            _print_json(rows)
+        else:
+            _print_table([(row["name"], row["about"]) for row in rows], header=False)
+        return
+    if name not in recipe_names():
+        raise RequestError(f"no packaged recipe {name!r}; there are {', '.join(recipe_names())}")
+    output = output or Path(f"{name}.yaml")
+    with _new_file(output) as file:
+        file.write(find_recipe(name).read_text(encoding="utf-8"))
+    if as_json:
+        _print_json({"name": name, "path": str(output)})
+    else:
+        click.echo(f"{output}; train it with: zoo train {output}")
+
+
+@command("train")
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--dry-run", is_flag=True, help="Check everything, run one batch, estimate the time; write nothing.")
+@click.option("--resume", is_flag=True, help="Continue the run in the output folder; begin it if there is none.")
+@click.option("--output", type=click.Path(path_type=Path), help="The run's folder; by default runs/NAME.")
+@data_dir_option
+@json_option
+def train_command(
+    recipe: str,
+    overrides: Sequence[str],
+    dry_run: bool,
+    resume: bool,
+    output: Path | None,
+    data_dir: Path | None,
+    as_json: bool,
+) -> int | None:
+    """Train RECIPE, a file or the name of a packaged one (such as cond), and write a model folder.
+
+    KEY=VALUE changes a setting of the recipe, as in training.epochs=2.
+    """
+    from zoo.recipe import find_recipe, load_recipe
+
+    read = load_recipe(find_recipe(recipe), overrides)
+    from zoo import training
+
+    if dry_run:
+        plan = training.dry_run(read, data_dir)
+        if as_json:
+            _print_json(plan)
+        else:
+            _print_table(
+                [(key, f"{value:,}" if isinstance(value, int) else str(value)) for key, value in plan.items()],
+                header=False,
+            )
+        return None
+    output = output or Path("runs") / read.name
+    try:
+        with _training_bar() as report:
+            summary = training.train(read, output, resume=resume, data_dir=data_dir, report=report)
+    except training.Stopped as stopped:
+        click.echo(f"{stopped}: zoo train {recipe} {' '.join(overrides)} --output {output} --resume", err=True)
+        return 128 + stopped.number
+    if as_json:
+        _print_json(summary)
+    else:
+        click.echo(f"{output}: {_sentence(summary['validation'])}; {_sentence(summary['test'])}")
+        click.echo(f"sample it with: zoo sample {output} -n 100 -o samples.png")
+    return None
+
+
+@command("eval")
+@click.argument("model")
+@click.option("--data", "dataset", help="Data set; by default the one it was trained on.")
+@click.option("--split", default="test", type=click.Choice(["train", "validation", "test"]), show_default=True)
+@click.option(
+    "--protocol", type=click.Choice(["threshold", "dynamic", "none"]), help="By default the one it was trained on."
+)
+@click.option("--seed", default=0, type=click.IntRange(0), show_default=True, help="Of the bits that dynamic draws.")
+@data_dir_option
+@json_option
+def eval_command(
+    model: str, dataset: str | None, split: str, protocol: str | None, seed: int, data_dir: Path | None, as_json: bool
+) -> None:
+    """Measure the negative log-likelihood of a trained MODEL in nats per image and bits per dimension."""
+    from zoo import folder
+    from zoo.evaluation import evaluate
+    from zoo.registry import DATA
+
+    config = folder.read_config(folder.find(model))
+    dataset = dataset or config.get("dataset") or "mnist"
+    protocol = protocol or config.get("protocol") or "threshold"
+    data = DATA.get(dataset)(split, data_dir)
+    with _bar("evaluating") as progress:
+        result = evaluate(
+            folder.load(model), data, dataset=dataset, split=split, protocol=protocol, seed=seed, progress=progress
+        )
+    if as_json:
+        _print_json({"model": model, **asdict(result)})
+    else:
+        click.echo(f"{model}: {_sentence(asdict(result))}, {result.bits_per_dim:.4f} bits per dimension")
+
+
+@command("sample")
+@click.argument("model")
+@click.option("-n", "--images", default=100, type=click.IntRange(1), show_default=True, help="How many.")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**64 - 1), show_default=True)
+@click.option("--labels", help="Classes, as in 0,1,2; shared equally among the images. By default all classes.")
+@click.option("--sampler", default="fast", type=click.Choice(["fast", "naive"]), show_default=True)
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="PATH.png, PATH.gif or PATH.safetensors"
+)
+@json_option
+def sample_command(
+    model: str, images: int, seed: int, labels: str | None, sampler: str, output: Path, as_json: bool
+) -> None:
+    """Draw exact samples of a trained MODEL: a grid (.png), an animation (.gif) or tensors (.safetensors)."""
+    if output.suffix not in (".png", ".gif", ".safetensors"):
+        raise RequestError(f"output is {str(output)!r}; it must end in .png, .gif or .safetensors")
+    if not output.parent.is_dir():
+        raise RequestError(f"output is {str(output)!r}, but there is no folder {str(output.parent)!r}; make it first")
+    import torch
+
+    from zoo import folder, pictures
+    from zoo.sampling import share_labels
+
+    loaded = folder.load(model)
+    classes = _classes(labels, loaded.num_classes)
+    chosen = None if classes is None else share_labels(classes, images)
+    loaded.check_labels(chosen, images)
+    began = time.perf_counter()
+    x = loaded.sample(images, chosen, seed=seed, sampler=sampler)
+    seconds = time.perf_counter() - began
+    columns = 10 if images % 10 == 0 or images > 100 else max(1, round(images**0.5))
+    if output.suffix == ".png":
+        pictures.save_grid(x, output, columns=columns, labels=chosen)
+    elif output.suffix == ".gif":
+        pictures.save_animation(x, output, columns=columns, labels=chosen)
+    else:
+        from safetensors.torch import save_file
+
+        from zoo.files import writing
+
+        tensors = {"images": x.contiguous()}
+        if chosen is not None:
+            tensors["labels"] = torch.tensor(chosen)
+        with writing(output) as staged:
+            save_file(tensors, staged)
+    if as_json:
+        _print_json({"images": images, "seconds": seconds, "path": str(output)})
+    else:
+        click.echo(f"{output}: {images} images in {seconds:.2f} s")
+
+
+@command("check")
+@click.argument("target")
+@click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--image-shape", metavar="C,H,W", help="Of the input; by default the model's own.")
+@click.option("--layer", is_flag=True, help="TARGET is a layer: it may see its own position.")
+@json_option
+def check_command(
+    target: str, arguments: Sequence[str], image_shape: str | None, layer: bool, as_json: bool
+) -> int | None:
+    """Measure whether TARGET is causal: a zoo name, package.module:Class or file.py:Class.
+
+    KEY=VALUE are constructor arguments, as in channels=8. Exit code 1 if it is not causal.
+    """
+    from zoo.checking import check
+
+    shape = None
+    if image_shape is not None:
+        try:
+            shape = [int(part) for part in image_shape.split(",")]
+            if len(shape) != 3 or min(shape) < 1:
+                raise ValueError
+        except ValueError:
+            raise RequestError(f"--image-shape is {image_shape!r}; write C,H,W, such as 1,28,28") from None
+    module, is_layer = _target(target, dict(_key_value(argument) for argument in arguments))
+    report = check(module, shape, layer=layer or is_layer)
+    if as_json:
+        _print_json(asdict(report))
+    else:
+        _print_report(target, report)
+    return 0 if report.causal and report.verified is not False else 1
+
+
+def _target(target: str, arguments: dict[str, Any]) -> tuple[Any, bool]:
+    """The module to check, and whether it is a registered layer."""
+    from zoo import folder
+    from zoo.registry import LAYERS, MODELS
+
+    try:
+        if ":" in target:
+            return _imported(target)(**arguments), False
+        if target in LAYERS.names():
+            return LAYERS.build(target, **(arguments or getattr(LAYERS.get(target), "check_with", {}))), True
+        if target in MODELS.names():
+            return MODELS.build(target, **(getattr(MODELS.get(target), "check_with", {}) | arguments)), False
+        return (folder.create(target, **arguments) if arguments else folder.load(target)), False
+    except TypeError as error:
+        raise RequestError(f"{target} cannot be built: {error}; give its arguments as key=value") from error
+    except RequestError:
+        raise
+    except ValueError as error:
+        raise RequestError(f"{target} cannot be built: {error}") from error
+
+
+def _imported(target: str) -> Callable[..., Any]:
+    place, _, name = target.partition(":")
+    try:
+        if place.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module
+            spec.loader.exec_module(module)
+        else:
+            sys.path.insert(0, str(Path.cwd()))
+            module = importlib.import_module(place)
+    except Exception as error:
+        raise RequestError(f"{place} does not import: {type(error).__name__}: {error}") from error
+    if not hasattr(module, name):
+        raise RequestError(f"{place} has no {name!r}; write package.module:Class or file.py:Class")
+    return getattr(module, name)
+
+
+def _key_value(text: str) -> tuple[str, Any]:
+    from zoo.recipe import parse_value
+
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise RequestError(f"{text!r} is no constructor argument; write key=value, such as channels=8")
+    return key, parse_value(value)
+
+
+def _classes(labels: str | None, num_classes: int | None) -> list[int] | None:
+    if labels is None:
+        return None if num_classes is None else list(range(num_classes))
+    try:
+        return [int(label) for label in labels.split(",")]
+    except ValueError:
+        raise RequestError(f"--labels is {labels!r}; write classes with commas between, such as 0,1,2") from None
+
+
+def _describe(name: str) -> dict[str, Any]:
+    from zoo import folder
+
+    if name in folder.bundled() or Path(name).is_dir():
+        config = folder.read_config(folder.find(name))
+        return {
+            "name": config["name"],
+            "architecture": config["architecture"],
+            "conditional": config.get("conditional"),
+            "dataset": config.get("dataset"),
+            "parameters": config.get("parameters"),
+            "weights": "bundled" if name in folder.bundled() else "local",
+            "metrics": config.get("results", []),
+            "config": config,
+        }
+    import torch
+
+    with torch.device("meta"):
+        model = folder.create(name)
+    return {
+        "name": name,
+        "architecture": name,
+        "conditional": model.num_classes is not None,
+        "dataset": None,
+        "parameters": folder.count_parameters(model),
+        "weights": "none",
+        "metrics": [],
+        "config": None,
+    }
+
+
+def _result(metrics: list[dict[str, Any]], split: str) -> dict[str, Any] | None:
+    return next((result for result in metrics if result["split"] == split), None)
+
+
+def _sentence(result: dict[str, Any]) -> str:
+    return (
+        f"{result['nats_per_image']:.2f} ± {result['nats_std_error']:.2f} nats per image on {result['images']:,} "
+        f"{result['split']} images of {result['dataset']} ({result['protocol']})"
+    )
+
+
+def _leaves(model: Any) -> list[tuple[str, Any]]:
+    return [(name, part) for name, part in model.named_modules() if not list(part.children())]
+
+
+def _one_line(layer: Any) -> str:
+    return " ".join(repr(layer).split())
+
+
+def _first_comment(path: Path) -> str:
+    return path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value))
+
+
+def _print_table(rows: Sequence[Sequence[str]], header: bool = True) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=header, box=None, pad_edge=False)
+    for index, title in enumerate(rows[0] if rows else []):
+        table.add_column(title if header else None, no_wrap=index == 0)
+    for row in rows[header:]:
+        table.add_row(*row)
+    console = Console(markup=False, highlight=False, soft_wrap=False)
+    console.print(table)
+
+
+def _print_report(target: str, report: Any) -> None:
+    verdict = "causal" if report.causal else "NOT CAUSAL"
+    click.echo(f"{target}: {verdict}")
+    if report.leaks:
+        shown = ", ".join(map(str, report.leaks[:8])) + (", ..." if len(report.leaks) > 8 else "")
+        click.echo(f"  leaks (rows, columns, channel from the output): {shown}")
+    slope = "none found" if report.slope is None else f"slope {report.slope}: a proof of causality, given the taps"
+    click.echo(f"  schedule over fronts: {slope}")
+    answer = {True: "yes", False: "NO: front by front and all at once differ", None: "not applicable"}[report.verified]
+    click.echo(f"  verified: {answer}")
+    click.echo(f"  inputs that reach the output in the middle: {report.reached}")
+    click.echo(f"  blind spot: {len(report.blind_spot)} earlier inputs inside their bounding box do not")
+    for note in report.notes:
+        click.echo(f"  note: {note}")
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[Any]:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            yield file
+    except FileExistsError:
+        raise RequestError(f"{path} exists already; name another with -o") from None
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr; when that is no terminal, a line every few seconds."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        said = time.monotonic()
+
+        def say(done: int, total: int) -> None:
+            nonlocal said
+            if time.monotonic() - said > 5:
+                said = time.monotonic()
+                click.echo(f"{title}: {done} of {total}", err=True)
+
+        yield say
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _training_bar() -> Iterator[Callable[[Any], None]]:
+    """Loss, images per second and time left: a bar, or a plain line every few seconds."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    mean, speed, said = None, None, time.monotonic()
+
+    def smooth(now: Any) -> str:
+        nonlocal mean, speed
+        mean = now.nats if mean is None else mean + 0.02 * (now.nats - mean)
+        speed = now.images_per_second if speed is None else speed + 0.02 * (now.images_per_second - speed)
+        return f"epoch {now.epoch}  {mean:.2f} nats  {speed:.0f} images/s"
+
+    if not console.is_terminal:
+
+        def say(now: Any) -> None:
+            nonlocal said
+            text = smooth(now)
+            if time.monotonic() - said > 5 or now.step == now.steps:
+                said = time.monotonic()
+                left = (now.steps - now.step) * now.images / speed
+                click.echo(f"step {now.step} of {now.steps}  {text}  {left:.0f} s left", err=True)
+
+        yield say
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("training", total=None)
+        yield lambda now: bar.update(task, description=smooth(now), completed=now.step, total=now.steps)

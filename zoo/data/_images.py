@@ -1,0 +1,60 @@
+"""What a data set is, and the protocols that turn its bytes into the values a model takes."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from zoo.errors import RequestError
+
+Protocol = Literal["threshold", "dynamic", "none"]
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """One split of a data set, all of it in memory as bytes.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64, or None.
+        num_classes: how many classes the labels name, or None.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    num_classes: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def levels_of(protocol: str) -> int:
+    """How many values a pixel can take under a protocol: 2 or 256."""
+    return 256 if protocol == "none" else 2
+
+
+def to_grid(images: Tensor, protocol: str, generator: torch.Generator | None = None) -> Tensor:
+    """Turn bytes (B, C, H, W) into float32 values in [0, 1].
+
+    ``threshold``: 1 where the byte is above 127, that is the grey level above 0.5. ``dynamic``: 1 with probability
+    byte / 255, drawn from the generator (Salakhutdinov and Murray, 2008). ``none``: byte / 255, 256 levels.
+
+    Raises:
+        RequestError: another protocol.
+
+    Example:
+        >>> to_grid(torch.tensor([0, 127, 128, 255], dtype=torch.uint8), "threshold")
+        tensor([0., 0., 1., 1.])
+    """
+    if protocol == "threshold":
+        return (images > 127).float()
+    if protocol == "dynamic":
+        # Drawn on the generator's device, so that the values do not depend on the model's.
+        device = generator.device if generator else images.device
+        uniform = torch.rand(images.shape, generator=generator, device=device).to(images.device)
+        return (uniform * 255 < images).float()
+    if protocol == "none":
+        return images.float() / 255
+    raise RequestError(f"protocol is {protocol!r}; it must be one of {', '.join(PROTOCOLS)}")

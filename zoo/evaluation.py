@@ -1,0 +1,102 @@
+"""Nats per image and bits per dimension, with the protocol that gives them a meaning."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from zoo.data import ImageSet, to_grid
+from zoo.errors import RequestError
+from zoo.models import PixelModel
+
+
+@dataclass(frozen=True)
+class Result:
+    """A likelihood, and what it was measured on.
+
+    Args:
+        dataset, split, protocol: the data; ``dynamic`` draws its bits from ``seed``.
+        images: how many.
+        nats_per_image: mean of -log p(x).
+        nats_std_error: standard error of that mean over the images.
+        bits_per_dim: nats_per_image / (C H W log 2).
+    """
+
+    dataset: str
+    split: str
+    protocol: str
+    seed: int
+    images: int
+    nats_per_image: float
+    nats_std_error: float
+    bits_per_dim: float
+
+
+@torch.no_grad()
+def evaluate(
+    model: PixelModel,
+    data: ImageSet,
+    *,
+    dataset: str,
+    split: str,
+    protocol: str,
+    seed: int = 0,
+    batch_size: int = 250,
+    progress: Callable[[int, int], None] | None = None,
+) -> Result:
+    """The mean negative log-likelihood of a data set, in float32 (or the model's own precision).
+
+    Args:
+        progress: called with the images done and the images in all, after each batch.
+
+    Raises:
+        RequestError: no images, or a protocol whose values the model's likelihood does not have.
+    """
+    if len(data) == 0:
+        raise RequestError(f"the {split} split of {dataset} holds no images")
+    check_fit(model, data)
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    training = model.training
+    model.eval()
+    nats = []
+    for first in range(0, len(data), batch_size):
+        part = slice(first, first + batch_size)
+        x = to_grid(data.images[part].to(device), protocol, generator)
+        labels = data.labels[part] if model.num_classes is not None else None
+        nats.append(-model.log_prob(x, labels).double().cpu())
+        if progress:
+            progress(min(first + batch_size, len(data)), len(data))
+    model.train(training)
+    all_nats = torch.cat(nats)
+    mean = all_nats.mean().item()
+    spread = all_nats.std().item() if len(data) > 1 else 0.0
+    return Result(
+        dataset=dataset,
+        split=split,
+        protocol=protocol,
+        seed=seed,
+        images=len(data),
+        nats_per_image=mean,
+        nats_std_error=spread / math.sqrt(len(data)),
+        bits_per_dim=mean / (math.prod(model.image_shape) * math.log(2)),
+    )
+
+
+def check_fit(model: PixelModel, data: ImageSet) -> None:
+    """Refuse data that the model cannot take.
+
+    Raises:
+        RequestError: the image shape or the classes differ.
+    """
+    if tuple(data.images.shape[1:]) != model.image_shape:
+        raise RequestError(
+            f"the images have shape {tuple(data.images.shape[1:])}, the model takes {model.image_shape}; "
+            "set the model's image_shape or choose other data"
+        )
+    if model.num_classes is not None and (data.labels is None or (data.num_classes or 0) > model.num_classes):
+        raise RequestError(
+            f"the data has {data.num_classes or 'no'} classes, the model is conditional on {model.num_classes}; "
+            "set the model's num_classes or choose other data"
+        )

@@ -1,0 +1,35 @@
+"""Files appear whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to write to, which takes its place when all went well and is removed otherwise.
+
+    Raises:
+        OSError: the folder is missing or cannot be written.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with writing(Path(folder, "a.txt")) as staged:
+        ...         _ = staged.write_text("whole")
+        ...     [file.name for file in Path(folder).iterdir()]
+        ['a.txt']
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    staged = Path(name)
+    try:
+        yield staged
+        # mkstemp makes files that only their owner can read; a result is for everybody the umask lets.
+        umask = os.umask(0)
+        os.umask(umask)
+        staged.chmod(0o666 & ~umask)
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)

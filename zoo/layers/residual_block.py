@@ -1,0 +1,55 @@
+"""Residual block: a masked convolution of the activated input, added to the input."""
+
+from typing import Annotated
+
+from annotated_types import Gt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.causal import Context, call
+from zoo.layers.conditional_bias import conditional
+from zoo.layers.masked_conv2d import MaskedConv2d
+from zoo.registry import LAYERS
+
+
+class ResidualBlock(nn.Module):
+    r"""Add a masked convolution of the rectified input to the input.
+
+    .. math:: y = x + W * \max(0, \operatorname{norm}(x)) + b \; (+ V h)
+
+    Maps (B, channels, H, W) to the same shape. Any layer that takes ``channels`` and ``num_classes`` can stand in a
+    model's slot for blocks.
+
+    Reference: van den Oord, Kalchbrenner and Kavukcuoglu, Pixel Recurrent Neural Networks, 2016, section 3.4, figure 5.
+    Deviation: one k x k convolution at full width instead of 1x1, 3x3, 1x1 with a bottleneck; docs/log.md has both
+    measured.
+
+    Args:
+        channels: in and out.
+        num_classes: of the conditional bias, or None for none.
+        kernel_size: odd.
+        norm: name of a registered layer that takes ``channels``, or None for none.
+
+    Example:
+        >>> import torch
+        >>> ResidualBlock(8)(torch.zeros(2, 8, 5, 5)).shape
+        torch.Size([2, 8, 5, 5])
+    """
+
+    check_with = {"channels": 3}
+
+    def __init__(
+        self,
+        channels: Annotated[int, Gt(0)],
+        *,
+        num_classes: Annotated[int, Gt(0)] | None = None,
+        kernel_size: Annotated[int, Gt(0)] = 3,
+        norm: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm = LAYERS.build(norm, channels) if norm else nn.Identity()
+        self.conv = conditional(MaskedConv2d("B", channels, channels, kernel_size), num_classes)
+
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+        """Run the block."""
+        return x + call(self.conv, F.relu(self.norm(x)), context)

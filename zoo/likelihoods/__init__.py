@@ -1,0 +1,1 @@
+"""Likelihood plugins, one file each."""

@@ -1,0 +1,353 @@
+"""Recipes: typed, strict YAML; every mistake is reported at once, with its line, before any data is read."""
+
+import difflib
+import inspect
+import json
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, create_model
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from zoo.errors import RequestError
+from zoo.registry import DATA, LIKELIHOODS, MODELS, Registry, RegistryError
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96)]
+Location = tuple[str, ...]
+
+
+class RecipeError(RequestError):
+    """What is wrong with a recipe, all of it, a line each."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelSection(BaseModel):
+    """The architecture and, beside ``name``, its builder's arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The builder's arguments."""
+        return dict(self.model_extra or {})
+
+
+class DataSection(_Section):
+    """The data set and the protocol that turns its bytes into values."""
+
+    name: str
+    protocol: Literal["threshold", "dynamic", "none"] = "threshold"
+
+
+class OptimizerSection(_Section):
+    """Adam, with linear warm-up to the learning rate and cosine decay to zero."""
+
+    learning_rate: Annotated[float, Gt(0)] = 3e-3
+    betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.99)
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    warmup_steps: Annotated[int, Ge(0)] = 100
+    clip: Annotated[float, Gt(0)] | None = 100.0
+
+
+class TrainingSection(_Section):
+    """How long, in what portions, in what precision; ``ema`` is the decay of the averaged weights, 0 for none."""
+
+    epochs: Annotated[int, Gt(0)]
+    batch_size: Annotated[int, Gt(0)] = 64
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.999
+    checkpoint_seconds: Annotated[float, Gt(0)] = 60.0
+
+
+class Recipe(_Section):
+    """Everything a training needs; :func:`load_recipe` makes one from a file."""
+
+    name: Name
+    seed: Annotated[int, Ge(0), Le(2**63 - 1)] = 0
+    model: ModelSection
+    data: DataSection
+    optimizer: OptimizerSection = OptimizerSection()
+    training: TrainingSection
+
+
+def recipe_names() -> list[str]:
+    """The packaged recipes."""
+    return sorted(path.stem for path in _folder().glob("*.yaml"))
+
+
+def find_recipe(reference: str) -> Path:
+    """The file of a recipe: a path, or the name of a packaged one.
+
+    Raises:
+        RecipeError: there is neither.
+
+    Example:
+        >>> find_recipe("cond").name
+        'cond.yaml'
+        >>> find_recipe("kond")
+        Traceback (most recent call last):
+        ...
+        zoo.recipe.RecipeError: no recipe 'kond': neither a file nor packaged; did you mean 'cond'?
+    """
+    if Path(reference).is_file():
+        return Path(reference)
+    names = recipe_names()
+    if reference in names:
+        return _folder() / f"{reference}.yaml"
+    near = difflib.get_close_matches(Path(reference).stem, names, n=2)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"packaged: {', '.join(names)}"
+    raise RecipeError(f"no recipe {reference!r}: neither a file nor packaged; {hint}")
+
+
+def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read, override (``training.epochs=2``) and check a recipe.
+
+    Raises:
+        RecipeError: with every mistake, as ``file:line: section.key: what is wrong``.
+    """
+    try:
+        document = _Document.read(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from None
+    for override in overrides:
+        document.override(override)
+    recipe = _validate(document, Recipe, document.data, ())
+    _check_names(document, recipe)
+    if document.problems:
+        raise RecipeError("\n".join(f"{path}{problem}" for problem in document.sorted_problems()))
+    assert isinstance(recipe, Recipe)  # no problems, so it was made
+    return recipe
+
+
+def parse_value(text: str) -> Any:
+    """What a ``key=value`` on the command line means: the same as in YAML.
+
+    Raises:
+        RecipeError: not YAML.
+
+    Example:
+        >>> parse_value("[1, 28, 28]"), parse_value("3e-3"), parse_value("A")
+        ([1, 28, 28], 0.003, 'A')
+    """
+    document = _Document.read(text)
+    if document.problems:
+        raise RecipeError(f"{text!r}: {document.problems[0][2]}")
+    return document.data
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, defaults written out."""
+    yaml, stream = YAML(), StringIO()
+    yaml.default_flow_style = False
+    yaml.dump(recipe.model_dump(mode="json"), stream)
+    return stream.getvalue()
+
+
+def check_arguments(registry: Registry, name: str, arguments: Mapping[str, Any]) -> None:
+    """Hold arguments from a file against the types in a builder's signature.
+
+    Raises:
+        ValidationError: unknown, missing or mistyped ones, all of them.
+        RegistryError: the name.
+    """
+    # JSON mode: strict about types, yet a list may stand for a tuple.
+    _signature_model(registry.get(name)).model_validate_json(json.dumps(arguments, default=str), strict=True)
+
+
+def _folder() -> Path:
+    packaged = Path(__file__).parent / "recipes"
+    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "recipes"
+
+
+@dataclass
+class _Document:
+    """A YAML file as plain data, with the line of every key and the problems found so far."""
+
+    data: Any = None
+    lines: dict[Location, str] = field(default_factory=dict)
+    problems: list[tuple[str, Location, str]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, text: str) -> "_Document":
+        document = cls()
+        yaml = YAML(typ="safe", pure=True)
+        try:
+            node = yaml.compose(text)
+            document.data = document._plain(yaml, node, (), set()) if node is not None else {}
+        except MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            document.problems.append((f":{line}", (), f"not YAML: {error.problem}"))
+        except RecursionError:
+            document.problems.append((":1", (), "nested too deeply"))
+        except (YAMLError, ValueError) as error:
+            document.problems.append((":1", (), f"not YAML: {error}"))
+        return document
+
+    def override(self, text: str) -> None:
+        key, equals, value = text.partition("=")
+        *parents, last = path = tuple(key.split("."))
+        if not equals or not all(path):
+            self.problems.append((f" ({text})", (), "an override is written section.key=value"))
+            return
+        parsed = _Document.read(value)
+        at = self.data
+        for parent in parents:
+            at = at.setdefault(parent, {}) if isinstance(at, dict) else None
+        if parsed.problems or not isinstance(at, dict):
+            self.problems.append((f" ({text})", path, parsed.problems[0][2] if parsed.problems else "no such section"))
+            return
+        at[last] = None if value == "" else parsed.data
+        self.lines = {known: line for known, line in self.lines.items() if known[: len(path)] != path}
+        self.lines[path] = f" ({text})"
+
+    def problem(self, location: Location, text: str) -> None:
+        known = location
+        while known and known not in self.lines:
+            known = known[:-1]
+        self.problems.append((self.lines.get(known, ":1"), location, text))
+
+    def sorted_problems(self) -> list[str]:
+        def order(problem: tuple[str, Location, str]) -> tuple[int, str]:
+            number = problem[0].removeprefix(":")
+            return (int(number) if number.isdigit() else 10**9, problem[0])
+
+        return [
+            f"{line}: {'.'.join(location)}: {text}" if location else f"{line}: {text}"
+            for line, location, text in sorted(self.problems, key=order)
+        ]
+
+    def _plain(self, yaml: YAML, node: Node, location: Location, above: set[int]) -> Any:
+        self.lines.setdefault(location, f":{node.start_mark.line + 1}")
+        if node.anchor or id(node) in above:
+            # An alias can make a small file huge; no recipe needs one.
+            self.problem(location, "anchors and aliases are not allowed; write the value out")
+            return None
+        if isinstance(node, SequenceNode):
+            return [
+                self._plain(yaml, item, (*location, str(index)), above | {id(node)})
+                for index, item in enumerate(node.value)
+            ]
+        if isinstance(node, MappingNode):
+            mapping: dict[str, Any] = {}
+            for key_node, value_node in node.value:
+                key = str(key_node.value)
+                line = f":{key_node.start_mark.line + 1}"
+                if key in mapping:
+                    first = self.lines[(*location, key)].removeprefix(":")
+                    self.problems.append((line, (*location, key), f"given twice, first in line {first}"))
+                    continue
+                self.lines[(*location, key)] = line
+                mapping[key] = self._plain(yaml, value_node, (*location, key), above | {id(node)})
+            return mapping
+        assert isinstance(node, ScalarNode)
+        if not str(node.tag).startswith("tag:yaml.org,2002:") or str(node.tag).endswith(("binary", "timestamp")):
+            self.problem(location, f"the YAML tag {node.tag} is not allowed; write a plain value")
+            return None
+        return yaml.constructor.construct_object(node)
+
+
+def _validate(document: _Document, kind: type[BaseModel], data: Any, at: Location) -> BaseModel | None:
+    try:
+        return kind.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        for mistake in error.errors():
+            document.problem((*at, *_location(mistake["loc"], data)), _message(mistake, kind))
+        return None
+
+
+def _location(loc: tuple[int | str, ...], data: Any) -> Location:
+    """The part of pydantic's location that is in the file: it also names the branches of unions."""
+    path: list[str] = []
+    for part in loc:
+        inside = isinstance(data, dict) and part in data
+        inside = inside or (isinstance(data, list) and isinstance(part, int) and part < len(data))
+        if not inside and (path or part != loc[-1]) and not isinstance(data, dict):
+            break
+        path.append(str(part))
+        data = data[part] if inside else None
+    return tuple(path)
+
+
+def _message(mistake: Any, kind: type[BaseModel]) -> str:
+    given = mistake["input"]
+    if mistake["type"] == "missing":
+        return "missing"
+    if mistake["type"] == "extra_forbidden":
+        known = kind.model_fields
+        for part in mistake["loc"][:-1]:
+            known = known[str(part)].annotation.model_fields if str(part) in known else {}
+        near = difflib.get_close_matches(str(mistake["loc"][-1]), list(known), n=1)
+        return f"unknown key; did you mean {near[0]!r}?" if near else f"unknown key; known: {', '.join(known)}"
+    if mistake["type"] == "string_pattern_mismatch":
+        return f"given {given!r}; letters, digits, '.', '_' and '-' only, a letter or digit first"
+    text = mistake["msg"].replace("Input should be", "must be").replace("Input", "it")
+    return f"given {given!r}; {text[0].lower()}{text[1:]}"
+
+
+def _signature_model(builder: Callable[..., Any]) -> type[BaseModel]:
+    function = builder.__init__ if inspect.isclass(builder) else builder
+    types = typing.get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {}
+    extra: Literal["allow", "forbid"] = "forbid"
+    for name, parameter in inspect.signature(builder).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            extra = "allow"
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[name] = (types.get(name, Any), default)
+    return create_model(
+        "Arguments", __config__=ConfigDict(extra=extra, strict=True, arbitrary_types_allowed=True), **fields
+    )
+
+
+def _check_names(document: _Document, recipe: BaseModel | None) -> None:
+    """What types alone cannot tell: names, the builder's arguments, and parts that do not fit each other."""
+    sections = document.data if isinstance(document.data, dict) else {}
+    section = sections.get("model")
+    model = dict(section) if isinstance(section, dict) else {}
+    name = model.pop("name", None)
+    if isinstance(name, str):
+        before = len(document.problems)
+        try:
+            _validate(document, _signature_model(MODELS.get(name)), model, ("model",))
+            if len(document.problems) == before:
+                _build_dry(document, name, model, sections.get("data"))
+        except RegistryError as error:
+            document.problem(("model", "name"), str(error))
+    data = sections.get("data")
+    if isinstance(data, dict) and isinstance(data.get("name"), str):
+        try:
+            DATA.get(data["name"])
+        except RegistryError as error:
+            document.problem(("data", "name"), str(error))
+
+
+def _build_dry(document: _Document, name: str, arguments: dict[str, Any], data: Any) -> None:
+    import torch
+
+    try:
+        with torch.device("meta"):
+            model = MODELS.build(name, **arguments)
+    except Exception as error:
+        document.problem(("model",), str(error) if isinstance(error, ValueError) else repr(error))
+        return
+    from zoo.data import levels_of
+
+    protocol = data.get("protocol", "threshold") if isinstance(data, dict) else None
+    if protocol in ("threshold", "dynamic", "none") and model.likelihood.levels != levels_of(protocol):
+        document.problem(
+            ("data", "protocol"),
+            f"{protocol!r} gives {levels_of(protocol)} levels, but the model's likelihood has "
+            f"{model.likelihood.levels}; likelihoods: {', '.join(LIKELIHOODS.names())}",
+        )
