@@ -184,6 +184,7 @@ def train_command(
 
     read = load_recipe(find_recipe(recipe), overrides)
     from zoo import training
+    from zoo.signals import Stopped
 
     if dry_run:
         plan = training.dry_run(read, data_dir)
@@ -199,7 +200,7 @@ def train_command(
     try:
         with _training_bar() as report:
             summary = training.train(read, output, resume=resume, data_dir=data_dir, report=report)
-    except training.Stopped as stopped:
+    except Stopped as stopped:
         click.echo(f"{stopped}: zoo train {recipe} {' '.join(overrides)} --output {output} --resume", err=True)
         return 128 + stopped.number
     if as_json:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+STAGED = ".staged-"
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
@@ -21,7 +23,7 @@ def writing(path: Path) -> Iterator[Path]:
         ...     [file.name for file in Path(folder).iterdir()]
         ['a.txt']
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=STAGED, suffix=path.suffix)
     os.close(handle)
     staged = Path(name)
     try:
@@ -33,3 +35,15 @@ def writing(path: Path) -> Iterator[Path]:
         staged.replace(path)
     finally:
         staged.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with writing(path) as staged:
+        staged.write_text(text, encoding="utf-8")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written."""
+    for path in folder.glob(f"{STAGED}*"):
+        path.unlink(missing_ok=True)

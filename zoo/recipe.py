@@ -21,6 +21,7 @@ from zoo.registry import DATA, LIKELIHOODS, MODELS, Registry, RegistryError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96)]
 Location = tuple[str, ...]
+PLAIN_TAGS = ("map", "seq", "str", "int", "float", "bool", "null")
 
 
 class RecipeError(RequestError):
@@ -120,10 +121,12 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         document = _Document.read(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from None
-    for override in overrides:
-        document.override(override)
-    recipe = _validate(document, Recipe, document.data, ())
-    _check_names(document, recipe)
+    recipe = None
+    if document.data is not None:
+        for override in overrides:
+            document.override(override)
+        recipe = _validate(document, Recipe, document.data, ())
+        _check_names(document)
     if document.problems:
         raise RecipeError("\n".join(f"{path}{problem}" for problem in document.sorted_problems()))
     assert isinstance(recipe, Recipe)  # no problems, so it was made
@@ -229,6 +232,9 @@ class _Document:
 
     def _plain(self, yaml: YAML, node: Node, location: Location, above: set[int]) -> Any:
         self.lines.setdefault(location, f":{node.start_mark.line + 1}")
+        if str(node.tag).removeprefix("tag:yaml.org,2002:") not in PLAIN_TAGS:
+            self.problem(location, f"the YAML tag {node.tag} is not allowed; write a plain value")
+            return None
         if node.anchor or id(node) in above:
             # An alias can make a small file huge; no recipe needs one.
             self.problem(location, "anchors and aliases are not allowed; write the value out")
@@ -241,8 +247,11 @@ class _Document:
         if isinstance(node, MappingNode):
             mapping: dict[str, Any] = {}
             for key_node, value_node in node.value:
-                key = str(key_node.value)
                 line = f":{key_node.start_mark.line + 1}"
+                if not isinstance(key_node, ScalarNode):
+                    self.problems.append((line, location, "a key must be a word"))
+                    continue
+                key = str(key_node.value)
                 if key in mapping:
                     first = self.lines[(*location, key)].removeprefix(":")
                     self.problems.append((line, (*location, key), f"given twice, first in line {first}"))
@@ -251,9 +260,6 @@ class _Document:
                 mapping[key] = self._plain(yaml, value_node, (*location, key), above | {id(node)})
             return mapping
         assert isinstance(node, ScalarNode)
-        if not str(node.tag).startswith("tag:yaml.org,2002:") or str(node.tag).endswith(("binary", "timestamp")):
-            self.problem(location, f"the YAML tag {node.tag} is not allowed; write a plain value")
-            return None
         return yaml.constructor.construct_object(node)
 
 
@@ -261,28 +267,34 @@ def _validate(document: _Document, kind: type[BaseModel], data: Any, at: Locatio
     try:
         return kind.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
+        messages: dict[Location, list[str]] = {}
         for mistake in error.errors():
-            document.problem((*at, *_location(mistake["loc"], data)), _message(mistake, kind))
+            messages.setdefault(_location(mistake, data), []).append(_message(mistake, kind))
+        for location, texts in messages.items():
+            # The branches of a union fail one by one, at the same place.
+            document.problem((*at, *location), " or ".join(dict.fromkeys(texts)))
         return None
 
 
-def _location(loc: tuple[int | str, ...], data: Any) -> Location:
+def _location(mistake: Any, data: Any) -> Location:
     """The part of pydantic's location that is in the file: it also names the branches of unions."""
     path: list[str] = []
-    for part in loc:
-        inside = isinstance(data, dict) and part in data
-        inside = inside or (isinstance(data, list) and isinstance(part, int) and part < len(data))
-        if not inside and (path or part != loc[-1]) and not isinstance(data, dict):
+    for part in mistake["loc"]:
+        inside = (isinstance(data, dict) and part in data) or (
+            isinstance(data, list) and isinstance(part, int) and part < len(data)
+        )
+        if inside:
+            data = data[part]
+        elif not (isinstance(data, dict) and mistake["type"] == "missing"):
             break
         path.append(str(part))
-        data = data[part] if inside else None
     return tuple(path)
 
 
 def _message(mistake: Any, kind: type[BaseModel]) -> str:
     given = mistake["input"]
     if mistake["type"] == "missing":
-        return "missing"
+        return f"given {given!r}; too short" if isinstance(mistake["loc"][-1], int) else "missing"
     if mistake["type"] == "extra_forbidden":
         known = kind.model_fields
         for part in mistake["loc"][:-1]:
@@ -311,7 +323,7 @@ def _signature_model(builder: Callable[..., Any]) -> type[BaseModel]:
     )
 
 
-def _check_names(document: _Document, recipe: BaseModel | None) -> None:
+def _check_names(document: _Document) -> None:
     """What types alone cannot tell: names, the builder's arguments, and parts that do not fit each other."""
     sections = document.data if isinstance(document.data, dict) else {}
     section = sections.get("model")

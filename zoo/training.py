@@ -4,24 +4,18 @@ Everything random is a function of (seed, epoch, step), so a checkpoint holds we
 and the step, nothing else.
 """
 
-import difflib
 import json
 import math
-import signal
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -29,51 +23,22 @@ import zoo
 from zoo import folder, pictures
 from zoo.card import card
 from zoo.causal import Context
+from zoo.checkpoint import Run, restore, save_checkpoint
 from zoo.data import ImageSet, to_grid
-from zoo.errors import FailedError, RequestError
+from zoo.errors import FailedError
 from zoo.evaluation import Result, check_fit, evaluate
-from zoo.files import writing
-from zoo.models import PixelModel
+from zoo.files import write_text
 from zoo.recipe import Recipe, dump_recipe
 from zoo.registry import DATA, MODELS
+from zoo.run_folder import METRICS, opened, trim_metrics
 from zoo.sampling import share_labels
+from zoo.signals import Stopped, collected_signals
 
 CHECKPOINT = "checkpoint.safetensors"
-METRICS = "metrics.jsonl"
 
 
 class TrainingError(FailedError):
-    """A training that cannot begin or go on."""
-
-
-class RunError(RequestError):
-    """A run folder that this request does not fit."""
-
-
-class Stopped(Exception):
-    """A signal ended the training; the run was saved and can be resumed."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; the run is saved, --resume continues it")
-        self.number = number
-
-
-@dataclass
-class Run:
-    """A training in progress: what a checkpoint holds.
-
-    Args:
-        step: how many were taken.
-        nats: summed over the images of this epoch so far.
-        seconds: of training so far, interruptions left out.
-    """
-
-    model: PixelModel
-    average: AveragedModel
-    optimizer: torch.optim.Adam
-    step: int = 0
-    nats: float = 0.0
-    seconds: float = 0.0
+    """A training that cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -111,23 +76,21 @@ def train(
         ``run, epochs, images_per_second, validation, test``.
 
     Raises:
-        RunError: ``output`` holds a run already (without ``resume``), another recipe's run, or is in use.
+        RequestError: the data does not fit the model, or ``output`` is not free for this run.
         TrainingError: the loss is no longer finite; the last good checkpoint is kept.
         Stopped: SIGINT or SIGTERM came; the run is saved.
     """
     train_set, validation_set = (DATA.get(recipe.data.name)(split, data_dir) for split in ("train", "validation"))
     run = begin(recipe)
     check_fit(run.model, train_set)
-    with _locked(output):
-        finished = _check_output(recipe, output, resume)
-        if finished:
-            return _summary(output, finished)
+    with opened(recipe, output, resume):
+        if (output / "config.json").is_file():
+            return _summary(output, folder.read_config(output))
         (output / "previews").mkdir(exist_ok=True)
-        _write(output / "recipe.yaml", dump_recipe(recipe))
         if (output / CHECKPOINT).is_file():
             restore(run, output / CHECKPOINT)
-        _trim_metrics(output, run.step // _steps_per_epoch(recipe, train_set))
-        with _signals() as signals:
+        trim_metrics(output, run.step // _steps_per_epoch(recipe, train_set))
+        with collected_signals() as signals:
             _loop(recipe, run, train_set, validation_set, output, report, signals)
         test_set = DATA.get(recipe.data.name)("test", data_dir)
         config = _publish(recipe, run, train_set, validation_set, test_set, output)
@@ -189,6 +152,11 @@ def begin(recipe: Recipe) -> Run:
     return Run(model, averaged, optimizer)
 
 
+def order(seed: int, epoch: int, images: int) -> Tensor:
+    """The order (images,) in which an epoch, counted from 0, goes through the images: a function of its arguments."""
+    return torch.randperm(images, generator=torch.Generator().manual_seed(_seed(seed, 0, epoch)))
+
+
 def step(recipe: Recipe, run: Run, data: ImageSet, batch: Tensor, steps: float) -> Tensor:
     """One step of Adam on the images ``batch``; returns their mean nats before it."""
     model, device = run.model, next(run.model.parameters()).device
@@ -218,48 +186,6 @@ def step(recipe: Recipe, run: Run, data: ImageSet, batch: Tensor, steps: float) 
     return loss.detach()
 
 
-def save_checkpoint(run: Run, path: Path) -> None:
-    """Write everything that :func:`restore` needs, whole or not at all."""
-    tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in run.average.state_dict().items()}
-    for index, parameter in enumerate(run.model.parameters()):
-        tensors |= {f"adam.{index}.{name}": tensor for name, tensor in run.optimizer.state[parameter].items()}
-    metadata = {"step": str(run.step), "nats": repr(run.nats), "seconds": repr(run.seconds)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with writing(path) as staged:
-        save_file(tensors, staged, metadata)
-
-
-def restore(run: Run, path: Path) -> None:
-    """Put a run back to where a checkpoint was written.
-
-    Raises:
-        RunError: the file is damaged or of another model.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata()
-        for part, module in (("model.", run.model), ("average.", run.average)):
-            module.load_state_dict(
-                {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
-            )
-        for index, parameter in enumerate(run.model.parameters()):
-            # Moments in the parameter's own memory format, which fused Adam relies on.
-            run.optimizer.state[parameter] = {
-                "step": tensors[f"adam.{index}.step"].to(parameter.device),
-                "exp_avg": torch.zeros_like(parameter).copy_(tensors[f"adam.{index}.exp_avg"]),
-                "exp_avg_sq": torch.zeros_like(parameter).copy_(tensors[f"adam.{index}.exp_avg_sq"]),
-            }
-        run.step, run.nats, run.seconds = (
-            int(metadata["step"]),
-            float(metadata["nats"]),
-            float(metadata["seconds"]),
-        )
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise RunError(f"{path} cannot be resumed from ({error}); remove the folder and train again") from None
-
-
 def _loop(
     recipe: Recipe,
     run: Run,
@@ -273,8 +199,7 @@ def _loop(
     steps = recipe.training.epochs * per_epoch
     saved = time.monotonic()
     for epoch in range(run.step // per_epoch, recipe.training.epochs):
-        generator = torch.Generator().manual_seed(_seed(recipe.seed, 0, epoch))
-        batches = torch.randperm(len(train_set), generator=generator).split(recipe.training.batch_size)
+        batches = order(recipe.seed, epoch, len(train_set)).split(recipe.training.batch_size)
         for batch in batches[run.step - epoch * per_epoch :]:
             began = time.perf_counter()
             nats = step(recipe, run, train_set, batch, steps).item()
@@ -349,7 +274,7 @@ def _publish(
         },
     }
     _preview(run, output / "samples.png")
-    _write(output / "README.md", card(config, dump_recipe(recipe)))
+    write_text(output / "README.md", card(config, dump_recipe(recipe)))
     return folder.save(model, output, config)
 
 
@@ -363,77 +288,6 @@ def _summary(output: Path, config: dict[str, Any]) -> dict[str, Any]:
         "validation": results["validation"],
         "test": results["test"],
     }
-
-
-def _check_output(recipe: Recipe, output: Path, resume: bool) -> dict[str, Any] | None:
-    """The config of the finished run in ``output``, None if there is none or it goes on.
-
-    Raises:
-        RunError: there is a run and nobody said to resume it, or it is another recipe's.
-    """
-    if not (output / "recipe.yaml").is_file():
-        return None
-    if not resume:
-        raise RunError(f"{output} already holds a run; --resume continues it, --output names another folder")
-    before, now = (output / "recipe.yaml").read_text(encoding="utf-8"), dump_recipe(recipe)
-    if before != now:
-        changes = difflib.unified_diff(before.splitlines(), now.splitlines(), "the run", "this recipe", "", "", 0, "")
-        raise RunError(
-            f"{output} was trained with another recipe; --output names another folder\n" + "\n".join(changes)
-        )
-    return folder.read_config(output) if (output / "config.json").is_file() else None
-
-
-def _trim_metrics(output: Path, epochs: int) -> None:
-    """Drop the lines of epochs that the checkpoint does not know; they will be trained again."""
-    if (output / METRICS).is_file():
-        lines = (output / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
-        _write(output / METRICS, "".join(lines[:epochs]))
-
-
-def _write(path: Path, text: str) -> None:
-    with writing(path) as staged:
-        staged.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(f"{output} is in use by another training; --output names another folder") from None
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect the first SIGINT or SIGTERM, to stop after the step; a second one acts as always."""
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore_handlers() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def catch(number: int, frame: object) -> None:
-        caught.append(number)
-        restore_handlers()
-
-    for number in before:
-        signal.signal(number, catch)
-    try:
-        yield caught
-    finally:
-        restore_handlers()
 
 
 def _commit() -> str | None:

@@ -34,6 +34,7 @@ class ConditionalBias(nn.Module):
 
     def __init__(self, num_classes: int, channels: int) -> None:
         super().__init__()
+        self.num_classes, self.channels = num_classes, channels
         self.weight = nn.Parameter(torch.zeros(num_classes, channels))
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
@@ -44,7 +45,7 @@ class ConditionalBias(nn.Module):
 
     def extra_repr(self) -> str:
         """The constructor's arguments, as ``repr`` shows them."""
-        return f"num_classes={self.weight.shape[0]}, channels={self.weight.shape[1]}"
+        return f"num_classes={self.num_classes}, channels={self.channels}"
 
 
 def conditional(convolution: nn.Conv2d, num_classes: int | None) -> nn.Module:

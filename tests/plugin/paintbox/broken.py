@@ -1,0 +1,1 @@
+raise RuntimeError("paintbox is out of paint")

@@ -1,0 +1,114 @@
+import pytest
+import torch
+from torch import nn
+
+from zoo.causal import CausalityError, Context, Sequential, over_fronts, schedule, takes_context
+from zoo.layers import ChannelNorm, MaskedConv2d
+
+
+class Taps(nn.Module):
+    """Reads any taps, as a plugin's leaf would: a product with each neighbour."""
+
+    def __init__(self, channels, taps):
+        super().__init__()
+        self.taps = taps
+        self.weight = nn.Parameter(torch.randn(channels, channels, len(taps)))
+
+    def forward(self, x, context=None):
+        if context is not None and context.front is not None:
+            seen = context.front.gather(self, x).unflatten(1, (len(self.taps), -1))
+        else:
+            reach = max(abs(step) for tap in self.taps for step in tap)
+            padded = nn.functional.pad(x, (reach,) * 4)
+            height, width = x.shape[2:]
+            seen = torch.stack(
+                [padded[:, :, reach + i : reach + i + height, reach + j : reach + j + width] for i, j in self.taps], 1
+            )
+        return torch.einsum("bkchw,ock->bohw", seen, self.weight)
+
+
+class TwoStacks(nn.Module):
+    """A vertical stack that sees whole rows, shifted down by one row, joined by a horizontal one: no blind spot."""
+
+    def __init__(self, blocks):
+        super().__init__()
+        row = tuple((i, j) for i in (-1, 0) for j in (-1, 0, 1))
+        self.first = Taps(1, ((0, -1),))
+        self.vertical = nn.ModuleList(Taps(1, row) for _ in range(blocks))
+        self.shift = nn.ModuleList(Taps(1, ((-1, 0),)) for _ in range(blocks))
+        self.horizontal = nn.ModuleList(Taps(1, ((0, -1), (0, 0))) for _ in range(blocks))
+
+    def forward(self, x, context=None):
+        v, h = x, self.first(x, context)
+        for vertical, shift, horizontal in zip(self.vertical, self.shift, self.horizontal, strict=True):
+            v = torch.tanh(vertical(v, context))
+            h = h + torch.sigmoid(horizontal(h, context) + shift(v, context))
+        return h
+
+
+def run_over_fronts(module, x):
+    plan = schedule(module, x.shape[1])
+    height, width = x.shape[2:]
+    y = torch.zeros_like(module(x))
+    for context, front in over_fronts(plan, height, width, Context()):
+        rows, columns = plan.positions(front.time - 1, width, height)
+        part = x[:, :, rows, columns][:, :, None]
+        out = module(part, context) if takes_context(type(module)) else module(part)
+        rows, columns = plan.positions(front.time, width, height)
+        y[:, :, rows, columns] = out[:, :, 0]
+    return y
+
+
+def net(*layers):
+    return Sequential(MaskedConv2d("A", 1, 4, 7), *layers).double()
+
+
+CASES = {
+    "slope 4": (net(nn.ReLU(), MaskedConv2d("B", 4, 2, 3)), 4),
+    "dilated": (net(MaskedConv2d("B", 4, 2, 3, dilation=3)), 4),
+    "grouped": (net(MaskedConv2d("B", 4, 6, 5, groups=2), ChannelNorm(6)), 4),
+    "3x3 first": (Sequential(MaskedConv2d("A", 1, 3, 3)).double(), 2),
+    "1x1": (net(nn.Conv2d(4, 3, 1), MaskedConv2d("B", 3, 3, 1)), 4),
+    "left only": (Sequential(Taps(1, ((0, -1), (-1, 0)))).double(), 1),
+    "two stacks": (TwoStacks(3).double(), 4),
+    "six blocks": (TwoStacks(6).double(), 7),
+    "one layer twice": (net(*[MaskedConv2d("B", 4, 4, 3)] * 2), 4),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("size", [(7, 9), (9, 4), (1, 5), (5, 1)])
+def test_front_by_front_is_all_at_once(case, size):
+    module, slope = CASES[case]
+    assert schedule(module, 1).slope == slope
+    x = torch.randn(3, 1, *size, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(run_over_fronts(module, x), module(x))
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Sequential(MaskedConv2d("B", 1, 4, 3)), "sees its own pixel"),
+        (net(nn.Conv2d(4, 4, 3, padding=1)), r"1: Conv2d.* declare taps"),
+        (net(nn.BatchNorm2d(4)), "1: BatchNorm2d.* mixes positions or images"),
+        (net(nn.AdaptiveAvgPool2d(1)), "1: AdaptiveAvgPool2d"),
+        (Sequential(Taps(1, ((1, 0),))), "none below"),
+        (Sequential(Taps(1, ((0, 1),))), "sees its own pixel or a later one"),
+    ],
+)
+def test_what_is_not_causal_has_no_schedule(module, message):
+    with pytest.raises(CausalityError, match=message):
+        schedule(module, 1)
+
+
+def test_a_dry_run_leaves_no_trace():
+    module = net(nn.BatchNorm2d(4)).train()
+    with pytest.raises(CausalityError):
+        schedule(module, 1)
+    assert torch.equal(module[1].running_mean, torch.zeros(4, dtype=torch.float64))
+
+
+def test_few_fronts():
+    plan = schedule(net(MaskedConv2d("B", 4, 4, 3)), 1)
+    assert plan.fronts(28, 28) == 136

@@ -1,0 +1,148 @@
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from zoo.causal import Sequential
+from zoo.checking import check, receptive_field
+from zoo.layers import MaskedConv2d
+from zoo.registry import LAYERS, MODELS
+
+
+@pytest.mark.parametrize("name", LAYERS.names())
+def test_every_registered_layer_passes(name):
+    builder = LAYERS.get(name)
+    report = check(builder(**builder.check_with), layer=True)
+    assert report.causal
+    assert report.verified
+    assert report.leaks == []
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_every_registered_model_passes(name):
+    builder = MODELS.get(name)
+    report = check(builder(**getattr(builder, "check_with", {})))
+    assert report.causal
+    assert report.verified
+    assert report.slope is not None
+
+
+@pytest.mark.parametrize("name", zoo.list_models("*mnist*"))
+def test_every_trained_model_passes(name):
+    report = check(zoo.load(name))
+    assert report.causal
+    assert report.verified
+
+
+class Textbook(nn.Conv2d):
+    """A student's masked convolution, which knows nothing of the zoo; ``wide`` is his mistake."""
+
+    def __init__(self, mask_type, channels, out, size, wide=0):
+        super().__init__(channels, out, size, padding=size // 2)
+        mask = torch.ones(size, size)
+        mask[size // 2, size // 2 + (mask_type == "B") + wide :] = 0
+        mask[size // 2 + 1 :] = 0
+        self.register_buffer("mask", mask)
+
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)
+
+
+def student(first, *rest):
+    return nn.Sequential(first, nn.ReLU(), *rest, nn.ReLU(), nn.Conv2d(4, 1, 1))
+
+
+def test_a_correct_student_passes():
+    report = check(student(Textbook("A", 1, 4, 7), Textbook("B", 4, 4, 3)), (1, 12, 12))
+    assert report.causal
+    assert report.verified is None
+    assert "does not run over fronts" in report.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "leak"),
+    [
+        (student(Textbook("B", 1, 4, 7), Textbook("B", 4, 4, 3)), (0, 0, 0)),
+        (student(Textbook("A", 1, 4, 7), nn.Conv2d(4, 4, 3, padding=1)), (1, -1, 0)),
+        (student(Textbook("A", 1, 4, 7), nn.BatchNorm2d(4), Textbook("B", 4, 4, 3)), (3, 2, 0)),
+        (student(Textbook("A", 1, 4, 7), Textbook("B", 4, 4, 3, wide=1)), (0, 0, 0)),
+        (student(Textbook("A", 1, 4, 7, wide=2), Textbook("B", 4, 4, 3)), (0, 1, 0)),
+        (Sequential(MaskedConv2d("B", 1, 4, 7), MaskedConv2d("B", 4, 1, 3)), (0, 0, 0)),
+        (Sequential(MaskedConv2d("A", 1, 4, 7), nn.BatchNorm2d(4), MaskedConv2d("B", 4, 1, 3)), (3, 2, 0)),
+        (Sequential(MaskedConv2d("A", 1, 4, 7), nn.Conv2d(4, 1, 3, padding=1)), (1, 1, 0)),
+    ],
+)
+def test_a_leak_is_named(module, leak):
+    report = check(module, (1, 12, 12))
+    assert not report.causal
+    assert leak in report.leaks
+
+
+def test_batch_norm_leaks_in_training_only():
+    report = check(student(Textbook("A", 1, 4, 7), nn.BatchNorm2d(4)), (1, 12, 12))
+    assert report.notes[0] == "leaks in training mode"
+    assert "BatchNorm" in report.notes[1]
+
+
+class Hidden(nn.Module):
+    """Leaks one pixel through a comparison, which has no gradient."""
+
+    def forward(self, x):
+        return torch.roll(x, 1, -1) * 0.1 + (torch.roll(x, -2, -1) > 0.5).to(x.dtype)
+
+
+def test_a_leak_without_a_gradient_is_named_too():
+    report = check(Hidden(), (1, 8, 8))
+    assert (0, 2, 0) in report.leaks
+
+
+class Liar(MaskedConv2d):
+    """Declares fewer taps than it reads."""
+
+    @property
+    def taps(self):
+        return super().taps[1:]
+
+
+def test_a_layer_must_keep_to_its_declared_taps():
+    layer = Liar("A", 1, 4, 3)
+    report = check(layer)
+    assert not report.causal
+    assert report.leaks == [(-1, -1, 0)]
+
+
+def test_a_lying_leaf_inside_a_module_is_named():
+    report = check(Sequential(MaskedConv2d("A", 1, 4, 3), Liar("B", 4, 1, 3)), (1, 10, 10))
+    assert any("1 reads [(-1, -1)] outside its declared taps" in note for note in report.notes)
+
+
+def test_the_blind_spot_is_the_textbooks():
+    # Three rows of 3x3 kernels: from row r above, the output sees no further right than r columns.
+    model = Sequential(*(MaskedConv2d(mask, 1, 1, 3) for mask in "ABB"))
+    report = check(model, (1, 12, 12))
+    assert report.blind_spot == [(-2, 3, 0), (-1, 2, 0), (-1, 3, 0)]
+
+
+def test_a_type_b_layer_of_a_student_is_allowed_its_centre():
+    assert not check(Textbook("B", 1, 4, 3)).causal
+    assert check(Textbook("B", 1, 4, 3), layer=True).causal
+
+
+def test_zero_weights_hide_nothing():
+    layer = nn.Conv2d(1, 1, 3, padding=1)
+    nn.init.zeros_(layer.weight)
+    assert (1, 1, 0) in check(layer).leaks
+
+
+def test_the_receptive_field_of_a_first_layer():
+    field = receptive_field(MaskedConv2d("A", 1, 2, 7))
+    assert field == {"rows_above": 3, "columns_left": 3, "columns_right": 3, "pixels": 24}
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [(nn.Flatten(), "an output for each pixel"), (nn.Linear(5, 5), "--image-shape")],
+)
+def test_what_is_no_image_model_is_refused(module, message):
+    with pytest.raises(ValueError, match=message):
+        check(module)

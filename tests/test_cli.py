@@ -1,0 +1,152 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+import zoo
+
+NAMES = ["cond-pixelcnn-mnist", "pixelcnn-mnist"]
+
+
+@pytest.mark.parametrize("code", ["import zoo", "from zoo.cli import cli; cli(['--help'], standalone_mode=False)"])
+def test_import_and_help_load_no_torch(code):
+    loaded = f"{code}; import sys; assert not {{'torch', 'numpy', 'pydantic', 'rich'}} & set(sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_help_of_every_command(zoo_command):
+    for name in ("list", "info", "recipes", "train", "eval", "sample", "check"):
+        assert name in zoo_command("--help").stdout
+        assert zoo_command(name, "--help").returncode == 0
+
+
+def test_list(zoo_command):
+    rows = {row["name"]: row for row in json.loads(zoo_command("list", "--json").stdout)}
+    keys = {"name", "architecture", "conditional", "dataset", "parameters", "weights", "metrics"}
+    assert all(keys <= row.keys() for row in rows.values())
+    assert rows["cond-pixelcnn-mnist"]["weights"] == "bundled"
+    assert rows["cond-pixelcnn-mnist"]["conditional"]
+    assert rows["pixelcnn"]["weights"] == "none"
+    assert [row["name"] for row in json.loads(zoo_command("list", "*mnist*", "--json").stdout)] == NAMES
+    assert "cond-pixelcnn-mnist" in zoo_command("list").stdout
+    assert zoo_command("list", "nothing*", "--json").stdout == "[]\n"
+
+
+def test_info(zoo_command):
+    about = json.loads(zoo_command("info", "cond-pixelcnn-mnist", "--json").stdout)
+    assert about["receptive_field"]["rows_above"] > 3
+    assert about["config"]["architecture"] == "pixelcnn"
+    assert "name: cond-pixelcnn-mnist" in about["recipe"]
+    assert any("MaskedConv2d('A'" in layer["layer"] for layer in about["layers"])
+    assert "receptive field" in zoo_command("info", "pixelcnn").stdout
+
+
+def test_recipes(zoo_command, tmp_path):
+    assert [row["name"] for row in json.loads(zoo_command("recipes", "--json").stdout)] == ["cond", "pixelcnn", "smoke"]
+    assert zoo_command("recipes", "smoke").returncode == 0
+    assert (tmp_path / "smoke.yaml").read_text().startswith("# A real training")
+    answer = zoo_command("recipes", "smoke")
+    assert answer.returncode == 2
+    assert "exists already" in answer.stderr
+    assert zoo_command("recipes", "../cond").returncode == 2
+
+
+def test_train_then_eval_and_sample(zoo_command, tmp_path):
+    answer = zoo_command("train", "smoke", "training.epochs=1", "--json")
+    summary = json.loads(answer.stdout)
+    assert summary["run"] == "runs/smoke"
+    assert "nats" in answer.stderr
+    result = json.loads(zoo_command("eval", "runs/smoke", "--split", "validation", "--json").stdout)
+    assert {"model", "dataset", "split", "protocol", "images", "nats_per_image", "nats_std_error", "bits_per_dim"} <= (
+        result.keys()
+    )
+    assert result["nats_per_image"] == pytest.approx(summary["validation"]["nats_per_image"], abs=0.01)
+    for suffix in ("png", "gif", "safetensors"):
+        answer = zoo_command("sample", "runs/smoke", "-n", "20", "--seed", "1", "-o", f"x.{suffix}", "--json")
+        assert json.loads(answer.stdout)["images"] == 20
+    tensors = load_file(tmp_path / "x.safetensors")
+    assert tensors["images"].shape == (20, 1, 8, 8)
+    assert tensors["labels"].tolist() == [label for label in range(10) for _ in range(2)]
+    zoo_command("sample", "runs/smoke", "-n", "20", "--seed", "1", "--sampler", "naive", "-o", "naive.safetensors")
+    assert (load_file(tmp_path / "naive.safetensors")["images"] == tensors["images"]).all()
+    assert Image.open(tmp_path / "x.png").format == "PNG"
+    assert Image.open(tmp_path / "x.gif").n_frames > 10
+
+
+def test_bundled_models_sample_each_digit(zoo_command, tmp_path):
+    answer = zoo_command("sample", "cond-pixelcnn-mnist", "-n", "4", "--labels", "3,7", "-o", "x.safetensors")
+    assert answer.returncode == 0, answer.stderr
+    assert load_file(tmp_path / "x.safetensors")["labels"].tolist() == [3, 3, 7, 7]
+
+
+def test_check(zoo_command, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def net(size=3):\n    return nn.Conv2d(1, 1, size, padding=size // 2)\n"
+        "class Typo(nn.Module):\n    def __init__(self):\n        raise ValueError('oops')\n"
+    )
+    for target in ("mine:net", "mine.py:net"):
+        answer = zoo_command("check", target, "size=5", "--json")
+        assert answer.returncode == 1
+        report = json.loads(answer.stdout)
+        assert not report["causal"]
+        assert [2, 2, 0] in report["leaks"]
+        assert report["verified"] is None
+    report = json.loads(zoo_command("check", "masked-conv2d", "--json").stdout)
+    assert report["causal"]
+    assert report["verified"]
+    assert "NOT CAUSAL" in zoo_command("check", "mine:net").stdout
+    answer = zoo_command("check", "mine:Typo")
+    assert answer.returncode == 2
+    assert "cannot be built: oops" in answer.stderr
+
+
+MISTAKES = [
+    (("eval", "pixelcnn-mnits"), 2, "did you mean 'pixelcnn-mnist'"),
+    (("sample", "../evil", "-o", "x.png"), 2, "no model '../evil'"),
+    (("info", "../evil"), 2, "no model"),
+    (("lsit",), 2, "list"),
+    (("sample", "cond-pixelcnn-mnist", "--labels", "10", "-o", "x.png"), 2, "label 10 is none of the model's classes"),
+    (("sample", "cond-pixelcnn-mnist", "--labels", "a", "-o", "x.png"), 2, "write classes with commas"),
+    (("sample", "pixelcnn-mnist", "--labels", "1", "-o", "x.png"), 2, "takes no labels"),
+    (("sample", "pixelcnn-mnist", "-n", "0", "-o", "x.png"), 2, "0 is not in the range"),
+    (("sample", "pixelcnn-mnist", "-o", "x.jpg"), 2, "must end in .png, .gif or .safetensors"),
+    (("sample", "pixelcnn-mnist", "-o", "nowhere/x.png"), 2, "no folder 'nowhere'"),
+    (("eval", "pixelcnn-mnist", "--data-dir", "nowhere"), 2, "no MNIST in nowhere"),
+    (("eval", "pixelcnn-mnist", "--data", "mnits"), 2, "did you mean 'mnist'"),
+    (("eval", "pixelcnn-mnist", "--data", "synthetic"), 2, "the model takes (1, 28, 28)"),
+    (("eval", "pixelcnn-mnist", "--protocol", "none"), 2, "off the grid"),
+    (("train", "nothing"), 2, "neither a file nor packaged"),
+    (("train", "cond", "--data-dir", "nowhere"), 2, "no MNIST in nowhere"),
+    (("train", "smoke", "model.num_classes=3"), 2, "the data has 10 classes, the model is conditional on 3"),
+    (("train", "smoke", "model.image_shape=[1, 9, 9]"), 2, "images have shape (1, 8, 8)"),
+    (("train", "smoke", "--output", "file/run"), 2, "file"),
+    (("train", "smoke", "name=../evil", "seed=-1", "training.epochs=x"), 2, "training.epochs: given 'x'"),
+    (("check", "nothing:Class"), 2, "does not import"),
+    (("check", "zoo.layers:Nothing"), 2, "zoo.layers has no 'Nothing'"),
+    (("check", "masked-conv2d", "mask_type=C"), 2, "hides the centre"),
+    (("check", "masked-conv2d", "masktype=A"), 2, "it takes"),
+    (("check", "pixelcnn", "channels"), 2, "write key=value"),
+    (("check", "pixelcnn", "--image-shape", "28"), 2, "write C,H,W"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), MISTAKES, ids=lambda value: str(value)[:60])
+def test_a_mistake_is_answered_and_nothing_written(zoo_command, tmp_path, arguments, code, message):
+    (tmp_path / "file").write_text("")
+    answer = zoo_command(*arguments)
+    assert answer.returncode == code, answer.stderr
+    assert message in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert answer.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_public_names():
+    assert zoo.__version__
+    with pytest.raises(AttributeError, match="no attribute 'laod'"):
+        zoo.laod  # noqa: B018

@@ -1,0 +1,67 @@
+"""The folder of a run: one training at a time, resumed only with its own recipe."""
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from zoo.errors import RequestError
+from zoo.files import sweep, write_text
+from zoo.recipe import Recipe, dump_recipe
+
+METRICS = "metrics.jsonl"
+RECIPE = "recipe.yaml"
+
+
+class RunError(RequestError):
+    """A run folder that this request does not fit."""
+
+
+@contextmanager
+def opened(recipe: Recipe, output: Path, resume: bool) -> Iterator[None]:
+    """Hold the folder for one training of ``recipe``, and nobody else.
+
+    Raises:
+        RunError: it is in use, holds other things, a run that nobody said to resume, or another recipe's run.
+        OSError: it cannot be made or written.
+    """
+    _check(recipe, output, resume)
+    output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"{output} is in use by another training; --output names another folder") from None
+    try:
+        sweep(output)
+        if not (output / RECIPE).is_file():
+            write_text(output / RECIPE, dump_recipe(recipe))
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def trim_metrics(output: Path, epochs: int) -> None:
+    """Drop the lines of epochs that the checkpoint does not know; they will be trained again."""
+    if (output / METRICS).is_file():
+        lines = (output / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
+        write_text(output / METRICS, "".join(lines[:epochs]))
+
+
+def _check(recipe: Recipe, output: Path, resume: bool) -> None:
+    if not (output / RECIPE).is_file():
+        # Hidden files are ours, of a run that was killed at once.
+        if output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
+            raise RunError(f"{output} is not empty and holds no run; --output names another folder")
+        return
+    if not resume:
+        raise RunError(f"{output} already holds a run; --resume continues it, --output names another folder")
+    before, now = (output / RECIPE).read_text(encoding="utf-8"), dump_recipe(recipe)
+    if before != now:
+        changes = difflib.unified_diff(before.splitlines(), now.splitlines(), "the run", "this recipe", "", "", 0, "")
+        raise RunError(
+            f"{output} was trained with another recipe; --output names another folder\n" + "\n".join(changes)
+        )
