@@ -73,6 +73,8 @@ class MaskedConv2d(nn.Conv2d):
                 f"stride is {stride}, padding {padding!r}, padding_mode {padding_mode!r}; an autoregressive layer "
                 f'keeps the image\'s size: stride 1, padding "same" (here {reach}), padding_mode "zeros"'
             )
+        # Before the parent draws the weights, which depend on the mask.
+        self.mask_type = mask_type
         super().__init__(
             in_channels,
             out_channels,
@@ -84,7 +86,6 @@ class MaskedConv2d(nn.Conv2d):
             device=device,
             dtype=dtype,
         )
-        self.mask_type = mask_type
 
     @property
     def taps(self) -> tuple[Tap, ...]:
@@ -103,12 +104,10 @@ class MaskedConv2d(nn.Conv2d):
 
     def reset_parameters(self) -> None:
         """Draw weights uniformly with variance 1 / (3 fan-in) of the live taps; the dead ones are zero."""
-        rows, columns = self.kernel_size
-        fan_in = self.in_channels // self.groups * (rows // 2 * columns + columns // 2 + 1)
-        bound = 1 / math.sqrt(fan_in)
+        bound = 1 / math.sqrt(self.in_channels // self.groups * self._live)
         nn.init.uniform_(self.weight, -bound, bound)
         with torch.no_grad():
-            self.weight.flatten(2)[..., rows // 2 * columns + columns // 2 + 1 :] = 0
+            self.weight.flatten(2)[..., self._live :] = 0
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
 
