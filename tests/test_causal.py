@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.causal import CausalityError, Context, Sequential, over_fronts, schedule, takes_context
+from zoo.causal import CausalityError, Context, Sequential, over_fronts, schedule
 from zoo.layers import ChannelNorm, MaskedConv2d
 
 
@@ -48,14 +48,9 @@ class TwoStacks(nn.Module):
 
 def run_over_fronts(module, x):
     plan = schedule(module, x.shape[1])
-    height, width = x.shape[2:]
     y = torch.zeros_like(module(x))
-    for context, front in over_fronts(plan, height, width, Context()):
-        rows, columns = plan.positions(front.time - 1, width, height)
-        part = x[:, :, rows, columns][:, :, None]
-        out = module(part, context) if takes_context(type(module)) else module(part)
-        rows, columns = plan.positions(front.time, width, height)
-        y[:, :, rows, columns] = out[:, :, 0]
+    for context, front in over_fronts(plan, *x.shape[2:], Context()):
+        front.put(y, module(front.take(x, plan.input_lag), context), plan.lag)
     return y
 
 

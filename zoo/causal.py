@@ -100,16 +100,6 @@ class Schedule:
         """How many fronts an image of this size takes."""
         return width + self.slope * (height - 1) + self.lag
 
-    def rows(self, time: int, width: int, height: int) -> tuple[int, int]:
-        """The rows [low, high) that have a pixel of this time; row i has it in column time - slope * i."""
-        low = max(0, -((width - 1 - time) // self.slope))
-        return low, max(low, min(height, time // self.slope + 1))
-
-    def positions(self, time: int, width: int, height: int) -> tuple[Tensor, Tensor]:
-        """The row and the column of every pixel of this time, each (P,)."""
-        rows = torch.arange(*self.rows(time, width, height))
-        return rows, time - self.slope * rows
-
 
 class Front:
     """The positions computed now, with the memory of every leaf; the caller's, never a module's.
@@ -133,6 +123,19 @@ class Front:
         self.time += 1
         self._next = 0
 
+    def take(self, images: Tensor, lag: int) -> Tensor:
+        """What images (B, C, H, W) hold at this front's positions, for a tensor that lags so: (B, C, 1, P)."""
+        rows = torch.arange(*self._rows(lag)[::2], device=images.device)
+        # A front without positions goes on with one that is nowhere, since layers do not like empty images.
+        columns = (self.time - lag - self.schedule.slope * rows).clamp(0, self.width - 1)
+        return images[..., rows, columns].unsqueeze(-2)
+
+    def put(self, images: Tensor, values: Tensor, lag: int) -> None:
+        """Write values (B, C, 1, P) to this front's positions of images (B, C, H, W)."""
+        low, high, _ = self._rows(lag)
+        rows = torch.arange(low, high, device=images.device)
+        images[..., rows, self.time - lag - self.schedule.slope * rows] = values[..., 0, : high - low]
+
     def gather(self, layer: nn.Module, x: Tensor) -> Tensor:
         """Remember the leaf's input (B, C, 1, P) and return what its taps read, (B, taps * C, 1, P'), tap by tap."""
         index, self._next = self._next, self._next + 1
@@ -146,14 +149,24 @@ class Front:
             ring = x.new_zeros(max(ages) + 1, x.shape[0], up + self.height, x.shape[1])
             self._rings[index] = ring
         slot = ring[self.time % len(ring)].zero_()
-        low, high = self.schedule.rows(self.time - read.lag, self.width, self.height)
-        slot[:, up + low : up + high] = x[:, :, 0].mT
-        low, high = self.schedule.rows(self.time - read.output_lag, self.width, self.height)
+        low, high, _ = self._rows(read.lag)
+        slot[:, up + low : up + high] = x[:, :, 0, : high - low].mT
+        low, _, end = self._rows(read.output_lag)
         seen = [
-            ring[(self.time - age) % len(ring), :, up + low + di : up + high + di]
+            ring[(self.time - age) % len(ring), :, up + low + di : up + end + di]
             for age, (di, _) in zip(ages, read.taps, strict=True)
         ]
         return torch.cat(seen, dim=-1).mT[:, :, None]
+
+    def _rows(self, lag: int) -> tuple[int, int, int]:
+        """The rows [low, high) with a pixel of the time so far back; a tensor holds [low, end), at least one."""
+        time, slope = self.time - lag, self.schedule.slope
+        low = min(max(0, -((self.width - 1 - time) // slope)), self.height - 1)
+        high = max(low, min(self.height, time // slope + 1))
+        # Where the slope exceeds the width there are times between the rows that no pixel has.
+        if not 0 <= time - slope * low < self.width:
+            high = low
+        return low, high, max(high, low + 1)
 
 
 class _Lagged(torch.Tensor):

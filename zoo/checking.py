@@ -291,16 +291,16 @@ def _over_fronts(
         x = torch.rand(4, *shape, dtype=torch.float64)
         whole = _run(module, x)
         by_fronts = torch.zeros_like(whole)
-        _, height, width = shape
-        context = Context(labels=labels)
-        # The copy has other modules than the one the plan was made for.
+        # The copy has other modules than the one the first plan was made for.
         plan = schedule(
-            module, shape[0], labels=None if labels is None else labels[:1], lag=plan.input_lag, output_may_lag=layer
+            module,
+            shape[0],
+            labels=None if labels is None else labels[:1],
+            lag=plan.input_lag,
+            output_may_lag=layer,
         )
-        for here, front in over_fronts(plan, height, width, context):
-            rows, columns = plan.positions(front.time - plan.input_lag, width, height)
-            part = x[:, :, rows, columns][:, :, None]
+        for here, front in over_fronts(plan, *shape[1:], Context(labels=labels)):
+            part = front.take(x, plan.input_lag)
             y = module(part, here) if takes_context(type(module)) else module(part)
-            rows, columns = plan.positions(front.time - plan.lag, width, height)
-            by_fronts[..., rows, columns] = y[..., 0, :]
+            front.put(by_fronts, y, plan.lag)
     return plan.slope, bool(torch.allclose(by_fronts, whole, rtol=1e-9, atol=1e-9))

@@ -108,13 +108,9 @@ def _naive(model: nn.Module, x: Tensor, uniform: Tensor, context: Context) -> Te
 
 
 def _fast(model: nn.Module, x: Tensor, uniform: Tensor, context: Context, plan: Schedule) -> Tensor:
-    height, width = x.shape[2:]
-    drawn = x[:, :, :1, :0]
-    for here, front in over_fronts(plan, height, width, context):
-        rows, columns = plan.positions(front.time, width, height)
-        logits = model(drawn, here)
-        drawn = model.likelihood.quantile(logits, uniform[:, :, rows, columns][:, :, None])[0].to(x.dtype)
-        x[:, :, rows, columns] = drawn[:, :, 0]
+    for here, front in over_fronts(plan, *x.shape[2:], context):
+        logits = model(front.take(x, plan.input_lag), here)
+        front.put(x, model.likelihood.quantile(logits, front.take(uniform, plan.lag))[0].to(x.dtype), plan.lag)
     return x
 
 

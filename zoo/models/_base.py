@@ -47,7 +47,8 @@ class PixelModel(nn.Module):
         if x.ndim != 4 or tuple(x.shape[1:]) != self.image_shape:
             raise RequestError(f"images have shape {tuple(x.shape)}; this model takes (B, {str(self.image_shape)[1:]}")
         steps = x.detach().double() * (self.likelihood.levels - 1)
-        if ((steps - steps.round()).abs() > 1e-4).any() or (x < 0).any() or (x > 1).any():
+        # Asked so that a NaN, which is not comparable, is refused too.
+        if not ((x >= 0) & (x <= 1) & ((steps - steps.round()).abs() < 1e-4)).all():
             raise RequestError(
                 f"images hold values off the grid of {self.likelihood.levels} levels in [0, 1]; "
                 "binarize or quantize them first: zoo.data has the protocols"
