@@ -81,7 +81,7 @@ def train(
         Stopped: SIGINT or SIGTERM came; the run is saved.
     """
     train_set, validation_set = (DATA.get(recipe.data.name)(split, data_dir) for split in ("train", "validation"))
-    run = begin(recipe)
+    run, commit = begin(recipe), _commit()
     check_fit(run.model, train_set)
     with opened(recipe, output, resume):
         if (output / "config.json").is_file():
@@ -93,7 +93,7 @@ def train(
         with collected_signals() as signals:
             _loop(recipe, run, train_set, validation_set, output, report, signals)
         test_set = DATA.get(recipe.data.name)("test", data_dir)
-        config = _publish(recipe, run, train_set, validation_set, test_set, output)
+        config = _publish(recipe, run, train_set, validation_set, test_set, output, commit)
         (output / CHECKPOINT).unlink(missing_ok=True)
     return _summary(output, config)
 
@@ -245,7 +245,13 @@ def _preview(run: Run, path: Path) -> None:
 
 
 def _publish(
-    recipe: Recipe, run: Run, train_set: ImageSet, validation_set: ImageSet, test_set: ImageSet, output: Path
+    recipe: Recipe,
+    run: Run,
+    train_set: ImageSet,
+    validation_set: ImageSet,
+    test_set: ImageSet,
+    output: Path,
+    commit: str | None,
 ) -> dict[str, Any]:
     """Make the run folder a model folder; ``config.json``, written last, completes it."""
     model = run.average.module
@@ -269,7 +275,7 @@ def _publish(
             "threads": torch.get_num_threads(),
             "precision": str(_precision(recipe.training.precision, device)).removeprefix("torch."),
             "zoo": zoo.__version__,
-            "commit": _commit(),
+            "commit": commit,
             "torch": torch.__version__,
         },
     }
@@ -291,16 +297,13 @@ def _summary(output: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this package runs from, or None if it is installed."""
+    """The commit of the checkout this package runs from, "-dirty" if it was changed since; None if it is installed."""
     root = Path(zoo.__file__).parents[1]
-    answer = subprocess.run(
-        ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = answer.stdout.split("\n")
-    return lines[1] if answer.returncode == 0 and Path(lines[0]) == root else None
+    if not (root / ".git").exists():
+        return None
+    describe = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty"]
+    answer = subprocess.run(describe, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or None
 
 
 def _schedule(step: int, warmup: int, steps: float) -> float:
