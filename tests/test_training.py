@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
         next(run.model.parameters()).fill_(torch.inf)
     before = [parameter.clone() for parameter in run.model.parameters()]
     with pytest.raises(training.TrainingError, match=r"lower optimizer\.learning_rate"):
-        training.step(recipe(), run, DATA.get("synthetic")("train"), torch.arange(8), 10)
+        training.step(recipe(), run, DATA.get("synthetic")("train").to(training._device()), torch.arange(8), 10)
     assert all(torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
 
 

@@ -58,7 +58,7 @@ def command(*arguments: Any, **settings: Any) -> Callable[[Callable[..., int | N
                 click.echo(f"Error: {error}", err=True)
                 return 1
             except OSError as error:
-                click.echo(f"Error: {error}", err=True)
+                click.echo(f"Error: {error.filename or ''}: {error.strerror or error}".replace(" :", ""), err=True)
                 # A wrong path is the request's fault, a full disk is not.
                 wrong = (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
                 return 2 if isinstance(error, wrong) else 1

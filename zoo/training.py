@@ -6,7 +6,9 @@ and the step, nothing else.
 
 import json
 import math
+import resource
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -90,8 +92,8 @@ def train(
         if (output / CHECKPOINT).is_file():
             restore(run, output / CHECKPOINT)
         trim_metrics(output, run.step // _steps_per_epoch(recipe, train_set))
-        with collected_signals() as signals:
-            _loop(recipe, run, train_set, validation_set, output, report, signals)
+        with collected_signals() as signals, torch.random.fork_rng():
+            _loop(recipe, run, train_set.to(_device()), validation_set, output, report, signals)
         test_set = DATA.get(recipe.data.name)("test", data_dir)
         config = _publish(recipe, run, train_set, validation_set, test_set, output, commit)
         (output / CHECKPOINT).unlink(missing_ok=True)
@@ -100,7 +102,7 @@ def train(
 
 def dry_run(recipe: Recipe, data_dir: Path | None = None) -> dict[str, Any]:
     """Build everything, train one batch (twice, to time the second), and tell what the whole training would take."""
-    data = DATA.get(recipe.data.name)("train", data_dir)
+    data = DATA.get(recipe.data.name)("train", data_dir).to(_device())
     run = begin(recipe)
     check_fit(run.model, data)
     batch = torch.arange(min(recipe.training.batch_size, len(data)))
@@ -110,19 +112,17 @@ def dry_run(recipe: Recipe, data_dir: Path | None = None) -> dict[str, Any]:
         losses.append(step(recipe, run, data, batch, math.inf).item())
         seconds = time.perf_counter() - began
     steps = recipe.training.epochs * _steps_per_epoch(recipe, data)
-    parameters = folder.count_parameters(run.model)
     return {
         "name": recipe.name,
         "architecture": recipe.model.name,
-        "parameters": parameters,
-        # Weights, their average, gradients and two moments, float32 each; what the activations take is not in it.
-        "state_bytes": parameters * 5 * 4,
+        "parameters": folder.count_parameters(run.model),
+        "peak_bytes": _peak_bytes(),
         "images": len(data),
         "steps": steps,
         "precision": str(_precision(recipe.training.precision, _device())).removeprefix("torch."),
         "device": _device().type,
         "first_batch_nats": losses[0],
-        "estimated_seconds": steps * seconds,
+        "estimated_seconds": round(steps * seconds, 1),
     }
 
 
@@ -162,8 +162,8 @@ def step(recipe: Recipe, run: Run, data: ImageSet, batch: Tensor, steps: float) 
     model, device = run.model, next(run.model.parameters()).device
     # The one source of randomness of a step: nothing needs to be remembered to repeat it.
     torch.manual_seed(_seed(recipe.seed, 1, run.step))
-    x = to_grid(data.images[batch].to(device), recipe.data.protocol)
-    labels = data.labels[batch].to(device) if model.num_classes is not None else None
+    x = to_grid(data.images[batch], recipe.data.protocol)
+    labels = data.labels[batch] if model.num_classes is not None else None
     precision = _precision(recipe.training.precision, device)
     autocast = torch.autocast(device.type, precision) if precision != torch.float32 else nullcontext()
     model.train()
@@ -176,7 +176,7 @@ def step(recipe: Recipe, run: Run, data: ImageSet, batch: Tensor, steps: float) 
     if not torch.isfinite(loss + norm):
         raise TrainingError(
             f"loss {loss.item()}, gradient norm {norm.item()} in step {run.step}: it was not taken; "
-            "lower optimizer.learning_rate, or set training.precision to float32, and --resume from the last checkpoint"
+            "train again into another --output with a lower optimizer.learning_rate or training.precision=float32"
         )
     for group in run.optimizer.param_groups:
         group["lr"] = recipe.optimizer.learning_rate * _schedule(run.step, recipe.optimizer.warmup_steps, steps)
@@ -199,7 +199,9 @@ def _loop(
     steps = recipe.training.epochs * per_epoch
     saved = time.monotonic()
     for epoch in range(run.step // per_epoch, recipe.training.epochs):
-        batches = order(recipe.seed, epoch, len(train_set)).split(recipe.training.batch_size)
+        batches = (
+            order(recipe.seed, epoch, len(train_set)).to(train_set.images.device).split(recipe.training.batch_size)
+        )
         for batch in batches[run.step - epoch * per_epoch :]:
             began = time.perf_counter()
             nats = step(recipe, run, train_set, batch, steps).item()
@@ -317,6 +319,14 @@ def _steps_per_epoch(recipe: Recipe, data: ImageSet) -> int:
 
 def _seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _peak_bytes() -> int:
+    """The most memory this process has held so far: of the GPU if that is in use."""
+    if _device().type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    # Linux counts in kibibytes, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _device() -> torch.device:

@@ -29,6 +29,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def to(self, device: torch.device) -> "ImageSet":
+        """The same, in the memory of a device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return ImageSet(self.images.to(device), labels, self.num_classes)
+
 
 def levels_of(protocol: str) -> int:
     """How many values a pixel can take under a protocol: 2 or 256."""

@@ -1,13 +1,10 @@
 """Bernoulli likelihood: every value is 0 or 1, and the model's output is its logit."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-@dataclass(frozen=True)
 class Bernoulli:
     r"""Binary cross-entropy, summed over an image.
 
@@ -24,7 +21,7 @@ class Bernoulli:
         tensor([-0.6931, -0.6931])
     """
 
-    levels: int = 2
+    levels = 2
 
     def output_channels(self, channels: int) -> int:
         """How many outputs per pixel the model must have for an image of so many channels."""

@@ -18,7 +18,7 @@ class PixelCNN(PixelModel):
     r"""PixelCNN; with ``num_classes``, Conditional PixelCNN: W * x + b + V y after every convolution.
 
     Logits (B, likelihood.output_channels(C), H, W) for images (B, C, H, W); each depends on the pixels before it in
-    raster order only. Like every plain PixelCNN it has a blind spot to its upper right (``zoo check`` draws it).
+    raster order only. Like every plain PixelCNN it has a blind spot to its upper right (``zoo check`` lists it).
 
     Reference: van den Oord, Kalchbrenner and Kavukcuoglu, Pixel Recurrent Neural Networks, 2016, section 3; the
     condition after van den Oord et al., Conditional Image Generation with PixelCNN Decoders, 2016, section 2.3.
