@@ -5,11 +5,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
 from zoo.errors import FailedError
-from zoo.files import writing
+from zoo.files import save_tensors
 from zoo.models import PixelModel
 
 
@@ -38,9 +37,7 @@ def save_checkpoint(run: Run, path: Path) -> None:
     for index, parameter in enumerate(run.model.parameters()):
         tensors |= {f"adam.{index}.{name}": tensor for name, tensor in run.optimizer.state[parameter].items()}
     metadata = {"step": str(run.step), "nats": repr(run.nats), "seconds": repr(run.seconds)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with writing(path) as staged:
-        save_file(tensors, staged, metadata)
+    save_tensors(tensors, path, metadata)
 
 
 def restore(run: Run, path: Path) -> None:
@@ -58,6 +55,8 @@ def restore(run: Run, path: Path) -> None:
                 {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
             )
         for index, parameter in enumerate(run.model.parameters()):
+            if f"adam.{index}.step" not in tensors:
+                continue  # it never had a gradient
             # Moments in the parameter's own memory format, which fused Adam relies on.
             run.optimizer.state[parameter] = {
                 "step": tensors[f"adam.{index}.step"].to(parameter.device),

@@ -279,15 +279,9 @@ def sample_command(
     elif output.suffix == ".gif":
         pictures.save_animation(x, output, columns=columns, labels=chosen)
     else:
-        from safetensors.torch import save_file
+        from zoo.files import save_tensors
 
-        from zoo.files import writing
-
-        tensors = {"images": x.contiguous()}
-        if chosen is not None:
-            tensors["labels"] = torch.tensor(chosen)
-        with writing(output) as staged:
-            save_file(tensors, staged)
+        save_tensors({"images": x} | ({} if chosen is None else {"labels": torch.tensor(chosen)}), output)
     if as_json:
         _print_json({"images": images, "seconds": seconds, "path": str(output)})
     else:

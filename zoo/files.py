@@ -2,9 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STAGED = ".staged-"
 
@@ -47,3 +51,14 @@ def sweep(folder: Path) -> None:
     """Remove what a killed process left half-written."""
     for path in folder.glob(f"{STAGED}*"):
         path.unlink(missing_ok=True)
+
+
+def save_tensors(tensors: "Mapping[str, Tensor]", path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all; tied and strided tensors are written out as plain copies."""
+    import torch
+    from safetensors.torch import save_file
+
+    plain = torch.contiguous_format
+    copies = {name: tensor.detach().cpu().clone(memory_format=plain) for name, tensor in tensors.items()}
+    with writing(path) as staged:
+        save_file(copies, staged, metadata)

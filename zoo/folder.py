@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from zoo.errors import FailedError, RequestError
-from zoo.files import writing
+from zoo.files import save_tensors, write_text
 from zoo.models import PixelModel
 from zoo.recipe import check_arguments
 from zoo.registry import MODELS
@@ -61,7 +60,7 @@ def load(reference: str | Path) -> PixelModel:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise FolderError(f"{folder / 'config.json'}: model_args of {name}: {wrong}") from None
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise FolderError(f"{folder / 'config.json'}: architecture {name!r}: {error}") from None
     state = _read_weights(weights, expected)
     with torch.random.fork_rng():
@@ -157,13 +156,9 @@ def save(model: PixelModel, folder: Path, config: dict[str, Any]) -> dict[str, A
     Args:
         config: at least ``name``, ``architecture`` and ``model_args``.
     """
-    with writing(folder / WEIGHTS) as staged:
-        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        save_file(state, staged, metadata={"format": "pt"})
-        digest = _sha256(staged)
-    config = {"format": FORMAT, **config, "weights": {"file": WEIGHTS, "sha256": digest}}
-    with writing(folder / "config.json") as staged:
-        staged.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_tensors(model.state_dict(), folder / WEIGHTS, {"format": "pt"})
+    config = {"format": FORMAT, **config, "weights": {"file": WEIGHTS, "sha256": _sha256(folder / WEIGHTS)}}
+    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     return config
 
 

@@ -10,7 +10,7 @@ SIZES = {"train": 2048, "validation": 256, "test": 256}
 
 
 def synthetic(split: str = "train", data_dir: Path | None = None) -> ImageSet:
-    """8 x 8 grey images in 10 classes: a vertical bar in columns 0 to 4 or a horizontal one in rows 0 to 4, with noise.
+    """8 x 8 grey images in 10 classes: a vertical bar in column 1 to 5 or a horizontal one in row 1 to 5, with noise.
 
     Example:
         >>> synthetic("test").images.shape

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from annotated_types import Gt
+from annotated_types import Gt, Le
 from torch import Tensor, nn
 
 from zoo.causal import Context, Sequential
@@ -47,7 +47,7 @@ class PixelCNN(PixelModel):
         self,
         *,
         channels: Positive = 64,
-        layers: Positive = 8,
+        layers: Annotated[int, Gt(0), Le(1000)] = 8,
         kernel_size: Positive = 7,
         block: str | dict[str, Any] = "residual-block",
         likelihood: str = "bernoulli",
