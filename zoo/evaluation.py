@@ -42,7 +42,7 @@ def evaluate(
     split: str,
     protocol: str,
     seed: int = 0,
-    batch_size: int = 250,
+    batch_size: int = 100,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """The mean negative log-likelihood of a data set, in float32 (or the model's own precision).

@@ -63,10 +63,11 @@ def load(reference: str | Path) -> PixelModel:
     except (ValueError, TypeError, RuntimeError) as error:
         raise FolderError(f"{folder / 'config.json'}: architecture {name!r}: {error}") from None
     state = _read_weights(weights, expected)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         model = MODELS.build(name, **arguments)
     model.load_state_dict(state)
-    return model.eval()
+    # The same numbers, laid out so that convolutions on CPUs run two to three times faster.
+    return model.eval().to(memory_format=torch.channels_last)
 
 
 def create(name: str, **arguments: Any) -> PixelModel:

@@ -28,6 +28,7 @@ class ResidualBlock(nn.Module):
         channels: in and out.
         num_classes: of the conditional bias, or None for none.
         kernel_size: odd.
+        dilation: distance between the taps; a larger one sees further for the same work.
         norm: name of a registered layer that takes ``channels``, or None for none.
 
     Example:
@@ -44,11 +45,12 @@ class ResidualBlock(nn.Module):
         *,
         num_classes: Annotated[int, Gt(0)] | None = None,
         kernel_size: Annotated[int, Gt(0)] = 3,
+        dilation: Annotated[int, Gt(0)] = 1,
         norm: str | None = None,
     ) -> None:
         super().__init__()
         self.norm = LAYERS.build(norm, channels) if norm else nn.Identity()
-        self.conv = conditional(MaskedConv2d("B", channels, channels, kernel_size), num_classes)
+        self.conv = conditional(MaskedConv2d("B", channels, channels, kernel_size, dilation=dilation), num_classes)
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         """Run the block."""

@@ -1,8 +1,9 @@
 """PixelCNN, plain and conditional: a type-A masked convolution, then type-B blocks, then a head."""
 
+from itertools import cycle, islice
 from typing import Annotated, Any
 
-from annotated_types import Gt, Le
+from annotated_types import Gt, Le, MinLen
 from torch import Tensor, nn
 
 from zoo.causal import Context, Sequential
@@ -22,14 +23,15 @@ class PixelCNN(PixelModel):
 
     Reference: van den Oord, Kalchbrenner and Kavukcuoglu, Pixel Recurrent Neural Networks, 2016, section 3; the
     condition after van den Oord et al., Conditional Image Generation with PixelCNN Decoders, 2016, section 2.3.
-    Deviations: full-width residual blocks; the condition added to every convolution instead of inside gates; the
-    colour channels of one pixel are independent given the pixels before it.
+    Deviations: full-width residual blocks, dilated if asked for; the condition added to every convolution instead of
+    inside gates; the colour channels of one pixel are independent given the pixels before it.
 
     Args:
         channels: of every hidden layer.
         layers: how many blocks.
         kernel_size: of the type-A layer; odd.
         block: the slot for blocks: the name of a registered layer, or a mapping of ``name`` and its arguments.
+        dilations: of the blocks, in turn; a block of your own must take ``dilation`` only if one is not 1.
         likelihood: name of a registered likelihood.
         image_shape: (C, H, W).
         num_classes: of a conditional model, or None.
@@ -50,15 +52,20 @@ class PixelCNN(PixelModel):
         layers: Annotated[int, Gt(0), Le(1000)] = 8,
         kernel_size: Positive = 7,
         block: str | dict[str, Any] = "residual-block",
+        dilations: Annotated[tuple[Positive, ...], MinLen(1)] = (1,),
         likelihood: str = "bernoulli",
         image_shape: tuple[Positive, Positive, Positive] = (1, 28, 28),
         num_classes: Positive | None = None,
     ) -> None:
         super().__init__(image_shape, LIKELIHOODS.build(likelihood), num_classes)
         outputs = self.likelihood.output_channels(image_shape[0])
+        blocks = []
+        for dilation in islice(cycle(dilations), layers):
+            dilated = {} if dilation == 1 else {"dilation": dilation}
+            blocks.append(LAYERS.build(block, channels, num_classes=num_classes, **dilated))
         self.net = Sequential(
             conditional(MaskedConv2d("A", image_shape[0], channels, kernel_size), num_classes),
-            *(LAYERS.build(block, channels, num_classes=num_classes) for _ in range(layers)),
+            *blocks,
             nn.ReLU(),
             conditional(MaskedConv2d("B", channels, channels, 1), num_classes),
             nn.ReLU(),
