@@ -87,7 +87,7 @@ def test_front_by_front_is_all_at_once(case, size):
         (Sequential(MaskedConv2d("B", 1, 4, 3)), "sees its own pixel"),
         (net(nn.Conv2d(4, 4, 3, padding=1)), r"1: Conv2d.* declare taps"),
         (net(nn.BatchNorm2d(4)), "1: BatchNorm2d.* mixes positions or images"),
-        (net(nn.AdaptiveAvgPool2d(1)), "1: AdaptiveAvgPool2d"),
+        (net(nn.AdaptiveAvgPool2d(1)), "must keep the positions"),
         (Sequential(Taps(1, ((1, 0),))), "none below"),
         (Sequential(Taps(1, ((0, 1),))), "sees its own pixel or a later one"),
     ],
@@ -107,3 +107,84 @@ def test_a_dry_run_leaves_no_trace():
 def test_few_fronts():
     plan = schedule(net(MaskedConv2d("B", 4, 4, 3)), 1)
     assert plan.fronts(28, 28) == 136
+
+
+class Function(nn.Module):
+    """Any function as a layer that declares nothing."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def pad(x, *sides):
+    return nn.functional.pad(x, sides)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Function(lambda x: pad(x, 1, 0)[..., :-1]),
+        Function(lambda x: pad(x, 0, 1)[..., 1:]),
+        Function(lambda x: pad(x, 0, 0, 1, 0)[:, :, :-1]),
+        Function(lambda x: torch.roll(x, 5, -1)),
+        Function(lambda x: x.flip(-2)),
+        Function(lambda x: x.cumsum(-1)),
+        Function(lambda x: x.softmax(-1)),
+        Function(lambda x: x.transpose(-1, -2)),
+        Function(lambda x: x - x.mean((0, 1), keepdim=True)),
+        nn.Sequential(nn.ZeroPad2d((1, 0, 0, 0)), nn.Conv2d(4, 4, (1, 2))),
+        nn.Conv2d(4, 4, (3, 1), padding=(1, 0)),
+        nn.Conv2d(4, 4, 3, padding=9, dilation=9),
+    ],
+    ids=str,
+)
+def test_what_moves_a_position_without_taps_is_refused(layer):
+    with pytest.raises(CausalityError, match=r"mixes positions|keep the positions|fails on a front"):
+        schedule(net(layer, MaskedConv2d("B", 4, 1, 3)), 1)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Function(lambda x: nn.functional.layer_norm(x.permute(0, 2, 3, 1), (4,)).permute(0, 3, 1, 2)),
+        Function(lambda x: x.flatten(2).mT.softmax(-1).mT.unflatten(2, x.shape[2:])),
+        Function(lambda x: torch.cat(x.chunk(2, 1)[::-1], 1)),
+        nn.Sequential(nn.Dropout(0.5), nn.GELU(), nn.ReLU(inplace=True)),
+        nn.Conv2d(4, 4, 1),
+    ],
+)
+def test_what_is_pointwise_runs_as_it_is(layer):
+    assert schedule(net(layer, MaskedConv2d("B", 4, 1, 3)), 1).slope == 4
+
+
+class Copies(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = MaskedConv2d("A", 1, 1, 3)
+
+    def forward(self, x, context=None):
+        y = torch.empty(x.shape)
+        y[:] = self.conv(x, context)
+        return y
+
+
+def test_a_lag_that_is_lost_is_noticed():
+    with pytest.raises(CausalityError, match="do not copy into a tensor made beforehand"):
+        schedule(Copies(), 1)
+
+
+def test_what_fails_on_a_front_is_named():
+    class Learned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.place = nn.Parameter(torch.zeros(1, 1, 8, 8))
+
+        def forward(self, x):
+            return x + self.place
+
+    with pytest.raises(CausalityError, match="fails on a front"):
+        schedule(Learned(), 1)

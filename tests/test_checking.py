@@ -96,6 +96,69 @@ def test_a_leak_without_a_gradient_is_named_too():
     assert (0, 2, 0) in report.leaks
 
 
+class Pair(nn.Module):
+    """Leaks two later pixels together: neither alone makes a difference."""
+
+    def forward(self, x):
+        later = torch.roll(x, -1, -1), torch.roll(x, -2, -1)
+        return torch.roll(x, 1, -1) * 0.1 + ((later[0] > 0.7) & (later[1] > 0.7)).to(x.dtype)
+
+
+class Table(nn.Module):
+    """Looks its input up, so that only bits tell, and mixes everything."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.conv = nn.Embedding(2, 3), nn.Conv2d(3, 1, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(self.table(x[:, 0].long()).movedim(-1, 1))
+
+
+@pytest.mark.parametrize("module", [Pair(), Table()])
+def test_a_leak_that_only_some_values_show_is_found(module):
+    assert not check(module, (1, 8, 8)).causal
+
+
+def test_a_frozen_mask_is_a_mask():
+    layer = Textbook("A", 1, 4, 3)
+    layer.mask = nn.Parameter(layer._buffers.pop("mask"), requires_grad=False)
+    assert check(layer).causal
+
+
+def test_a_mask_that_training_forgets_is_told():
+    layer = nn.Conv2d(1, 1, 3, padding=1)
+    with torch.no_grad():
+        layer.weight.flatten()[4:] = 0
+    report = check(layer)
+    assert not report.causal
+    assert any("once its weights have moved" in note for note in report.notes)
+
+
+def test_a_counter_is_no_leak():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = Textbook("A", 1, 1, 3)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return self.conv(x) + self.calls
+
+    assert check(Counts(), (1, 8, 8)).causal
+
+
+def test_a_tap_below_is_a_leak_though_declared():
+    class Below(nn.Module):
+        taps = ((1, 0), (-1, 0))
+
+        def forward(self, x):
+            return torch.roll(x, -1, -2) + torch.roll(x, 1, -2)
+
+    assert (1, 0, 0) in check(Below(), (1, 8, 8)).leaks
+
+
 class Liar(MaskedConv2d):
     """Declares fewer taps than it reads."""
 

@@ -31,7 +31,7 @@ def test_list(zoo_command):
     assert rows["cond-pixelcnn-mnist"]["weights"] == "bundled"
     assert rows["cond-pixelcnn-mnist"]["conditional"]
     assert rows["pixelcnn"]["weights"] == "none"
-    assert [row["name"] for row in json.loads(zoo_command("list", "*mnist*", "--json").stdout)] == NAMES
+    assert set(NAMES) <= {row["name"] for row in json.loads(zoo_command("list", "*mnist*", "--json").stdout)}
     assert "cond-pixelcnn-mnist" in zoo_command("list").stdout
     assert zoo_command("list", "nothing*", "--json").stdout == "[]\n"
 
@@ -46,7 +46,7 @@ def test_info(zoo_command):
 
 
 def test_recipes(zoo_command, tmp_path):
-    assert [row["name"] for row in json.loads(zoo_command("recipes", "--json").stdout)] == ["cond", "pixelcnn", "smoke"]
+    assert {"cond", "pixelcnn", "smoke"} <= {row["name"] for row in json.loads(zoo_command("recipes", "--json").stdout)}
     assert zoo_command("recipes", "smoke").returncode == 0
     assert (tmp_path / "smoke.yaml").read_text().startswith("# A real training")
     answer = zoo_command("recipes", "smoke")
@@ -102,7 +102,7 @@ def test_check(zoo_command, tmp_path):
     assert "NOT CAUSAL" in zoo_command("check", "mine:net").stdout
     answer = zoo_command("check", "mine:Typo")
     assert answer.returncode == 2
-    assert "cannot be built: oops" in answer.stderr
+    assert "cannot be built: ValueError: oops" in answer.stderr
 
 
 MISTAKES = [
@@ -129,7 +129,12 @@ MISTAKES = [
     (("check", "nothing:Class"), 2, "does not import"),
     (("check", "zoo.layers:Nothing"), 2, "zoo.layers has no 'Nothing'"),
     (("check", "masked-conv2d", "mask_type=C"), 2, "hides the centre"),
-    (("check", "masked-conv2d", "masktype=A"), 2, "it takes"),
+    (("check", "masked-conv2d", "masktype=A"), 2, "masktype"),
+    (("check", "pixelcnn", "channels=0"), 2, "channels"),
+    (("check", "pixelcnn", "block=5"), 2, "block"),
+    (("check", "zoo.errors:RequestError"), 2, "name a torch.nn.Module"),
+    (("sample", "cond-pixelcnn-mnist", "--labels", "9" * 20, "-o", "x.png"), 2, "must be integers, 0 to 9"),
+    (("train", "smoke", "model.block={name: residual-block, kernelsize: 4}", "model.chanels=3"), 2, "block.kernelsize"),
     (("check", "pixelcnn", "channels"), 2, "write key=value"),
     (("check", "pixelcnn", "--image-shape", "28"), 2, "write C,H,W"),
 ]

@@ -117,8 +117,11 @@ def test_weights_that_are_not_finite_are_refused(saved):
         ({"model_args": ARGUMENTS | {"channels": 10**12}}, "architecture 'pixelcnn'.*overflow"),
         ({"model_args": ARGUMENTS | {"layers": 10**9}}, "layers: Input should be less than or equal to 1000"),
         ({"model_args": ARGUMENTS | {"kernel_size": 4}}, "must be odd"),
-        ({"model_args": []}, "model_args must be dict"),
-        ({"weights": {}}, "weights.sha256 must be str"),
+        ({"model_args": []}, "model_args: Input should be a valid dictionary"),
+        ({"weights": {}}, "weights.sha256: Field required"),
+        ({"results": [{"x": 1}]}, "results.0.dataset: Field required"),
+        ({"model_args": ARGUMENTS | {"image_shape": [1, 5, 10**5]}}, "less than or equal to 1024"),
+        ({"model_args": ARGUMENTS | {"block": {"name": "residual-block", "norm": 5}}}, "architecture 'pixelcnn'"),
         ({"format": 99}, "pip install -U pixelzoo"),
     ],
 )

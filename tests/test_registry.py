@@ -21,9 +21,9 @@ def paintbox(tmp_path_factory):
 
 def test_a_built_in_is_known_because_its_file_is_there():
     assert "masked-conv2d" in LAYERS.names()
-    assert MODELS.names() == ["pixelcnn"]
-    assert LIKELIHOODS.names() == ["bernoulli"]
-    assert DATA.names() == ["mnist", "synthetic"]
+    assert "pixelcnn" in MODELS.names()
+    assert "bernoulli" in LIKELIHOODS.names()
+    assert {"mnist", "synthetic"} <= set(DATA.names())
     for registry in (LAYERS, MODELS, LIKELIHOODS, DATA):
         for name in registry.names():
             assert callable(registry.get(name))

@@ -11,7 +11,8 @@ def card(config: dict[str, Any], recipe: str) -> str:
     """Markdown with YAML front matter, from a model's config and its recipe."""
     name, training, results = config["name"], config["training"], config["results"]
     condition = "class-conditional" if config["conditional"] else "unconditional"
-    labels = ", labels=range(10)" if config["conditional"] else ""
+    images = min(10, config["num_classes"] or 10)
+    labels = f", labels=range({images})" if config["conditional"] else ""
     rows = "\n".join(
         f"| {r['dataset']}, {r['split']} | {r['protocol']} | {r['images']:,} "
         f"| {r['nats_per_image']:.2f} ± {r['nats_std_error']:.2f} | {r['bits_per_dim']:.4f} |"
@@ -32,7 +33,7 @@ A {condition} `{config["architecture"]}` with {config["parameters"]:,} parameter
 import zoo
 
 model = zoo.load("{name}")  # or the path of this folder
-x = model.sample(10{labels}, seed=0)
+x = model.sample({images}{labels}, seed=0)
 logp = model.log_prob(x{labels})  # nats
 ```
 

@@ -192,7 +192,7 @@ class _WrongSlope(Exception):
 
 @dataclass(eq=False)
 class DryFront:
-    """A front of two positions of two images, whose gathers only keep the books of lags."""
+    """A front that holds whole images, and whose gathers only keep the books of lags."""
 
     slope: int
     reads: list[Read] = field(default_factory=list)
@@ -202,11 +202,16 @@ class DryFront:
         taps = tuple(layer.taps)
         if not taps or any(di > 0 for di, _ in taps):
             raise CausalityError(f"{_title(layer)} declares the taps {taps}; declare at least one, and none below")
+        if not isinstance(x, _Lagged):
+            raise CausalityError(LOST.format(f"the input of {_title(layer)}"))
         lag = max(0, x.lag + max(dj + self.slope * di for di, dj in taps))
         self.reads.append(Read(layer, taps, x.lag, lag))
         seen = x.repeat(1, len(taps), 1, 1)
         seen.lag = lag
         return seen
+
+
+LOST = "{} does not follow from the model's input by torch functions; do not copy into a tensor made beforehand"
 
 
 def schedule(
@@ -219,8 +224,8 @@ def schedule(
 ) -> Schedule:
     """Find the smallest slope with which ``module`` can run over fronts, by dry runs of its own forward.
 
-    One of the four inputs of a dry run is NaN. What is not a leaf must keep it where it is: a layer that spreads it
-    mixes positions or images without declaring taps.
+    A last dry run is the proof: on whole images, each but the first with a NaN in one place, which must stay there.
+    What moves or spreads it mixes positions or images without declaring taps.
 
     Args:
         module: anything whose leaves follow the contract.
@@ -237,16 +242,23 @@ def schedule(
         >>> schedule(Sequential(MaskedConv2d("A", 1, 8, 7), MaskedConv2d("B", 8, 1, 3)), channels=1).slope
         4
     """
+    parameter = next(module.parameters(), torch.zeros(()))
+    height, width = getattr(module, "image_shape", (channels, 28, 28))[1:]
+    tiny = torch.ones(1, channels, 1, 2, dtype=parameter.dtype, device=parameter.device)
+    tainted = tiny[..., :1].repeat(4, 1, height, width)
+    for image, place in enumerate([(height // 2, width // 2), (0, 0), (height - 1, width - 1)], start=1):
+        tainted[image, :, *place] = torch.nan
     slope, limit = 1, 1
     while slope <= limit:
         front = DryFront(slope)
         try:
-            output_lag = _dry_run(module, channels, labels, lag, front)
+            output_lag = _dry_run(module, tiny, labels, lag, front)
         except _WrongSlope:
             output_lag = None
         # Beyond the sum of all reaches to the right, a row further up always outweighs them: no new case comes.
         limit = max(limit, 1 + lag + sum(max(0, *(dj for _, dj in read.taps), 0) for read in front.reads))
         if output_lag == 0 or (output_may_lag and output_lag is not None):
+            _dry_run(module, tainted, labels, lag, DryFront(slope))
             return Schedule(slope, output_lag, tuple(front.reads), lag)
         slope += 1
     raise CausalityError(
@@ -255,16 +267,15 @@ def schedule(
     )
 
 
-def _dry_run(module: nn.Module, channels: int, labels: Tensor | None, lag: int, front: DryFront) -> int:
-    parameter = next(module.parameters(), torch.zeros(()))
-    x = torch.ones(2, channels, 1, 2, dtype=parameter.dtype, device=parameter.device)
-    x[1, :, 0, 1] = torch.nan
-    x = x.as_subclass(_Lagged)
+def _dry_run(module: nn.Module, x: Tensor, labels: Tensor | None, lag: int, front: DryFront) -> int:
+    """Run forward on x with so much lag; returns the output's, and refuses what moves a NaN."""
+    taint = torch.isnan(x).any(1)
+    x = x.clone().as_subclass(_Lagged)
     x.lag = lag
-    context = Context(labels=None if labels is None else labels.expand(2), front=front)
+    context = Context(labels=None if labels is None else labels.expand(len(x)), front=front)
     names = {child: name for name, child in module.named_modules()}
     hooks = [
-        child.register_forward_hook(lambda child, _, y: _refuse_spread(y, f"{names[child]}: {_title(child)}"))
+        child.register_forward_hook(lambda child, _, y: _refuse_spread(y, taint, f"{names[child]}: {_title(child)}"))
         for child in names
         if not any(True for _ in child.children())
     ]
@@ -274,18 +285,30 @@ def _dry_run(module: nn.Module, channels: int, labels: Tensor | None, lag: int, 
         with torch.no_grad():
             arguments = (x, context) if takes_context(type(module)) else (x,)
             y = torch.func.functional_call(module, buffers, arguments)
+    except (CausalityError, _WrongSlope):
+        raise
+    except Exception as error:
+        raise CausalityError(
+            f"{_title(module)} fails on a front, an image one pixel high: {type(error).__name__}: {error}"
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()
-    _refuse_spread(y, _title(module))
-    return y.lag if isinstance(y, _Lagged) else 0
-
-
-def _refuse_spread(y: Any, title: str) -> None:
     if not isinstance(y, _Lagged):
+        raise CausalityError(LOST.format(f"the output of {_title(module)}"))
+    if y.ndim != 4 or (len(y), *y.shape[2:]) != taint.shape:
+        raise CausalityError(
+            f"{_title(module)} gives {tuple(y.shape)} for {tuple(x.shape)}; it must keep the positions"
+        )
+    _refuse_spread(y, taint, _title(module))
+    return y.lag
+
+
+def _refuse_spread(y: Any, taint: Tensor, title: str) -> None:
+    # Inside a block positions may lie in other dimensions; then the block's output tells.
+    if not isinstance(y, _Lagged) or y.ndim != 4 or (len(y), *y.shape[2:]) != taint.shape:
         return
-    seen = torch.isnan(y.as_subclass(Tensor))
-    if y.ndim != 4 or y.shape[0] != 2 or y.shape[2:] != (1, 2) or seen[0].any() or seen[1, ..., 0].any():
+    if (torch.isnan(y.as_subclass(Tensor)).any(1) & ~taint).any():
         raise CausalityError(
             f"{title} mixes positions or images and cannot run over a front; a layer that looks at neighbours must "
             "declare taps and read them by context.front.gather(self, x)"

@@ -3,6 +3,8 @@
 import importlib
 import importlib.util
 import json
+import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +29,8 @@ data_dir_option = click.option(
 
 def main() -> None:
     """Run the command line: exit 0 done, 1 it failed, 2 the request was wrong, 130 Ctrl-C, 143 SIGTERM."""
+    # Leave by the door: what is half-written is removed.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.ClickException as error:
@@ -75,7 +79,12 @@ def list_command(pattern: str, as_json: bool) -> None:
     """List the models, trained and not, whose name matches PATTERN (such as '*mnist*')."""
     from zoo import folder
 
-    rows = [_describe(name) for name in folder.list_models(pattern)]
+    rows = []
+    for name in folder.list_models(pattern):
+        try:
+            rows.append(_describe(name))
+        except Exception as error:  # a broken plugin or folder fails alone
+            click.echo(f"{name} is left out: {error}", err=True)
     if as_json:
         _print_json(rows)
         return
@@ -201,7 +210,9 @@ def train_command(
         with _training_bar() as report:
             summary = training.train(read, output, resume=resume, data_dir=data_dir, report=report)
     except Stopped as stopped:
-        click.echo(f"{stopped}: zoo train {recipe} {' '.join(overrides)} --output {output} --resume", err=True)
+        again = ["zoo", "train", recipe, *overrides, "--output", str(output), "--resume"]
+        again += ["--data-dir", str(data_dir)] if data_dir else []
+        click.echo(f"{stopped}: {shlex.join(again)}", err=True)
         return 128 + stopped.number
     if as_json:
         _print_json(summary)
@@ -218,7 +229,9 @@ def train_command(
 @click.option(
     "--protocol", type=click.Choice(["threshold", "dynamic", "none"]), help="By default the one it was trained on."
 )
-@click.option("--seed", default=0, type=click.IntRange(0), show_default=True, help="Of the bits that dynamic draws.")
+@click.option(
+    "--seed", default=0, type=click.IntRange(0, 2**63 - 1), show_default=True, help="Of the bits that dynamic draws."
+)
 @data_dir_option
 @json_option
 def eval_command(
@@ -230,8 +243,8 @@ def eval_command(
     from zoo.registry import DATA
 
     config = folder.read_config(folder.find(model))
-    dataset = dataset or config.get("dataset") or "mnist"
-    protocol = protocol or config.get("protocol") or "threshold"
+    dataset = dataset or config["dataset"] or "mnist"
+    protocol = protocol or config["protocol"] or "threshold"
     data = DATA.get(dataset)(split, data_dir)
     with _bar("evaluating") as progress:
         result = evaluate(
@@ -312,7 +325,12 @@ def check_command(
         except ValueError:
             raise RequestError(f"--image-shape is {image_shape!r}; write C,H,W, such as 1,28,28") from None
     module, is_layer = _target(target, dict(_key_value(argument) for argument in arguments))
-    report = check(module, shape, layer=layer or is_layer)
+    try:
+        report = check(module, shape, layer=layer or is_layer)
+    except RequestError:
+        raise
+    except Exception as error:  # a student's module may fail in any way
+        raise RequestError(f"{target} cannot be checked: {type(error).__name__}: {error}") from error
     if as_json:
         _print_json(asdict(report))
     else:
@@ -322,35 +340,47 @@ def check_command(
 
 def _target(target: str, arguments: dict[str, Any]) -> tuple[Any, bool]:
     """The module to check, and whether it is a registered layer."""
+    from torch import nn
+
     from zoo import folder
+    from zoo.recipe import check_arguments
     from zoo.registry import LAYERS, MODELS
 
+    layer = ":" not in target and target in LAYERS.names()
     try:
         if ":" in target:
-            return _imported(target)(**arguments), False
-        if target in LAYERS.names():
-            return LAYERS.build(target, **(arguments or getattr(LAYERS.get(target), "check_with", {}))), True
-        if target in MODELS.names():
-            return MODELS.build(target, **(getattr(MODELS.get(target), "check_with", {}) | arguments)), False
-        return (folder.create(target, **arguments) if arguments else folder.load(target)), False
-    except TypeError as error:
-        raise RequestError(f"{target} cannot be built: {error}; give its arguments as key=value") from error
-    except RequestError:
+            found = _imported(target)
+            module = found if isinstance(found, nn.Module) and not arguments else found(**arguments)
+        elif layer or target in MODELS.names():
+            registry = LAYERS if layer else MODELS
+            arguments = arguments or getattr(registry.get(target), "check_with", {})
+            check_arguments(registry, target, arguments)
+            module = registry.build(target, **arguments)
+        else:
+            module = folder.create(target, **arguments) if arguments else folder.load(target)
+    except (RequestError, FailedError):
         raise
-    except ValueError as error:
-        raise RequestError(f"{target} cannot be built: {error}") from error
+    except Exception as error:  # a student's constructor may fail in any way
+        raise RequestError(
+            f"{target} cannot be built: {type(error).__name__}: {error}; constructor arguments are given as key=value"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise RequestError(f"{target} gives {type(module).__name__}; name a torch.nn.Module or what builds one")
+    return module, layer
 
 
-def _imported(target: str) -> Callable[..., Any]:
+def _imported(target: str) -> Any:
     place, _, name = target.partition(":")
+    # As if Python had been started there, so that a file finds its neighbours.
+    sys.path.insert(0, str(Path(place).resolve().parent if place.endswith(".py") else Path.cwd()))
     try:
         if place.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            # Not under its own name, which may be that of a module in use, such as copy.
+            spec = importlib.util.spec_from_file_location(f"checked_{Path(place).stem}", place)
             module = importlib.util.module_from_spec(spec)
             sys.modules[spec.name] = module
             spec.loader.exec_module(module)
         else:
-            sys.path.insert(0, str(Path.cwd()))
             module = importlib.import_module(place)
     except Exception as error:
         raise RequestError(f"{place} does not import: {type(error).__name__}: {error}") from error
@@ -379,32 +409,31 @@ def _classes(labels: str | None, num_classes: int | None) -> list[int] | None:
 
 def _describe(name: str) -> dict[str, Any]:
     from zoo import folder
+    from zoo.recipe import dry_build
+    from zoo.registry import MODELS
 
-    if name in folder.bundled() or Path(name).is_dir():
-        config = folder.read_config(folder.find(name))
+    if name not in folder.bundled() and name in MODELS.names():
+        model = dry_build(name, {})
         return {
-            "name": config["name"],
-            "architecture": config["architecture"],
-            "conditional": config.get("conditional"),
-            "dataset": config.get("dataset"),
-            "parameters": config.get("parameters"),
-            "weights": "bundled" if name in folder.bundled() else "local",
-            "metrics": config.get("results", []),
-            "config": config,
+            "name": name,
+            "architecture": name,
+            "conditional": model.num_classes is not None,
+            "dataset": None,
+            "parameters": folder.count_parameters(model),
+            "weights": "none",
+            "metrics": [],
+            "config": None,
         }
-    import torch
-
-    with torch.device("meta"):
-        model = folder.create(name)
+    config = folder.read_config(folder.find(name))
     return {
-        "name": name,
-        "architecture": name,
-        "conditional": model.num_classes is not None,
-        "dataset": None,
-        "parameters": folder.count_parameters(model),
-        "weights": "none",
-        "metrics": [],
-        "config": None,
+        "name": config["name"],
+        "architecture": config["architecture"],
+        "conditional": config["conditional"],
+        "dataset": config["dataset"],
+        "parameters": config["parameters"],
+        "weights": "bundled" if name in folder.bundled() else "local",
+        "metrics": config["results"],
+        "config": config,
     }
 
 

@@ -11,18 +11,55 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from zoo.errors import FailedError, RequestError
 from zoo.files import save_tensors, write_text
 from zoo.models import PixelModel
-from zoo.recipe import check_arguments
+from zoo.recipe import check_arguments, dry_build
 from zoo.registry import MODELS
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 BUNDLED = Path(__file__).parent / "weights"
+
+
+class _Described(BaseModel):
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class Weights(_Described):
+    """Which file holds the weights, and what is in it."""
+
+    sha256: str
+
+
+class Measured(_Described):
+    """A result, as :class:`zoo.evaluation.Result` has it."""
+
+    dataset: str
+    split: str
+    protocol: str
+    images: int
+    nats_per_image: float
+    nats_std_error: float
+    bits_per_dim: float
+
+
+class Config(_Described):
+    """What ``config.json`` must hold, and may."""
+
+    format: int
+    name: str
+    architecture: str
+    model_args: dict[str, Any]
+    weights: Weights
+    conditional: bool | None = None
+    dataset: str | None = None
+    protocol: str | None = None
+    parameters: int | None = None
+    results: list[Measured] = []
 
 
 class FolderError(FailedError):
@@ -55,12 +92,11 @@ def load(reference: str | Path) -> PixelModel:
     try:
         check_arguments(MODELS, name, arguments)
         # Shapes first, without memory: the folder may be anybody's.
-        with torch.device("meta"):
-            expected = MODELS.build(name, **arguments).state_dict()
+        expected = dry_build(name, arguments).state_dict()
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise FolderError(f"{folder / 'config.json'}: model_args of {name}: {wrong}") from None
-    except (ValueError, TypeError, RuntimeError) as error:
+    except Exception as error:  # the arguments of a stranger, in the constructor of a plugin
         raise FolderError(f"{folder / 'config.json'}: architecture {name!r}: {error}") from None
     state = _read_weights(weights, expected)
     with torch.random.fork_rng(devices=[]):
@@ -110,7 +146,7 @@ def find(reference: str | Path) -> Path:
     """
     if str(reference) in bundled():
         return BUNDLED / str(reference)
-    if Path(reference).is_dir():
+    if str(reference) and Path(reference).is_dir():
         return Path(reference)
     known = bundled()
     if str(reference) in MODELS.names():
@@ -136,16 +172,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise FolderError(f"{folder / 'config.json'} is not JSON: {error}") from None
-    wanted = {"format": int, "name": str, "architecture": str, "model_args": dict, "weights": dict}
-    wrong = [
-        f"{key} must be {kind.__name__}"
-        for key, kind in wanted.items()
-        if not isinstance(config, dict) or not isinstance(config.get(key), kind)
-    ]
-    if not wrong and not isinstance(config["weights"].get("sha256"), str):
-        wrong = ["weights.sha256 must be str"]
-    if wrong:
-        raise FolderError(f"{folder / 'config.json'} is not a zoo config: {', '.join(wrong)}")
+    try:
+        config = Config.model_validate_json(json.dumps(config), strict=True).model_dump()
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise FolderError(f"{folder / 'config.json'} is not a zoo config: {wrong}") from None
     if config["format"] > FORMAT:
         raise FolderError(f"{folder} has format {config['format']}, this zoo reads {FORMAT}: pip install -U pixelzoo")
     return config
@@ -202,6 +233,8 @@ def _read_weights(path: Path, expected: dict[str, torch.Tensor]) -> dict[str, to
     except SafetensorError as error:
         raise FolderError(f"{path} is no safetensors file ({error}); copy, download or train it again") from None
     for name, tensor in sorted(state.items()):
+        if tensor.dtype != expected[name].dtype:
+            wrong.append(f"{name} has type {tensor.dtype}, the model {expected[name].dtype}")
         if tensor.is_floating_point() and not tensor.isfinite().all():
             wrong.append(f"{name} holds values that are not finite")
     if wrong:

@@ -33,6 +33,8 @@ def grid(images: Tensor, *, columns: int = 10, labels: Sequence[int] | None = No
         raise RequestError("there are no images to show; ask for at least one")
     columns = min(columns, len(images))
     missing = -len(images) % columns
+    if images.shape[1] not in (1, 3):
+        images = images.mean(1, keepdim=True)  # no colours that anybody could name
     cells = F.interpolate(images.detach().float().cpu().clamp(0, 1), scale_factor=scale, mode="nearest")
     cells = F.pad(cells, (0, MARGIN, 0, MARGIN), value=RULE)
     cells = torch.cat([cells, torch.full((missing, *cells.shape[1:]), RULE)])

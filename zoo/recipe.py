@@ -17,7 +17,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from zoo.errors import RequestError
-from zoo.registry import DATA, LIKELIHOODS, MODELS, Registry, RegistryError
+from zoo.registry import DATA, LAYERS, LIKELIHOODS, MODELS, Registry, RegistryError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96)]
 Location = tuple[str, ...]
@@ -143,6 +143,8 @@ def parse_value(text: str) -> Any:
         >>> parse_value("[1, 28, 28]"), parse_value("3e-3"), parse_value("A")
         ([1, 28, 28], 0.003, 'A')
     """
+    if not text:
+        return None
     document = _Document.read(text)
     if document.problems:
         raise RecipeError(f"{text!r}: {document.problems[0][2]}")
@@ -166,6 +168,19 @@ def check_arguments(registry: Registry, name: str, arguments: Mapping[str, Any])
     """
     # JSON mode: strict about types, yet a list may stand for a tuple.
     _signature_model(registry.get(name)).model_validate_json(json.dumps(arguments, default=str), strict=True)
+
+
+def dry_build(name: str, arguments: Mapping[str, Any]) -> Any:
+    """Build a model to look at its shapes, without memory where its constructor allows it."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return MODELS.build(name, **arguments)
+    except (NotImplementedError, RuntimeError):
+        # A constructor that computes with its tensors needs real ones.
+        with torch.random.fork_rng(devices=[]):
+            return MODELS.build(name, **arguments)
 
 
 def _folder() -> Path:
@@ -309,7 +324,10 @@ def _message(mistake: Any, kind: type[BaseModel]) -> str:
 
 def _signature_model(builder: Callable[..., Any]) -> type[BaseModel]:
     function = builder.__init__ if inspect.isclass(builder) else builder
-    types = typing.get_type_hints(function, include_extras=True)
+    try:
+        types = typing.get_type_hints(function, include_extras=True)
+    except NameError:
+        types = {}  # names that are imported for type checkers only
     fields: dict[str, Any] = {}
     extra: Literal["allow", "forbid"] = "forbid"
     for name, parameter in inspect.signature(builder).parameters.items():
@@ -333,6 +351,7 @@ def _check_names(document: _Document) -> None:
         before = len(document.problems)
         try:
             _validate(document, _signature_model(MODELS.get(name)), model, ("model",))
+            _check_slots(document, model)
             if len(document.problems) == before:
                 _build_dry(document, name, model, sections.get("data"))
         except RegistryError as error:
@@ -345,14 +364,24 @@ def _check_names(document: _Document) -> None:
             document.problem(("data", "name"), str(error))
 
 
-def _build_dry(document: _Document, name: str, arguments: dict[str, Any], data: Any) -> None:
-    import torch
+def _check_slots(document: _Document, model: dict[str, Any]) -> None:
+    """Arguments of a layer that a mapping puts into a slot; those that the model itself passes may be missing."""
+    for slot, given in model.items():
+        if isinstance(given, dict) and given.get("name") in LAYERS.names():
+            known = _signature_model(LAYERS.get(given["name"]))
+            fields = {name: (part.annotation, part) for name, part in known.model_fields.items()}
+            for part in known.model_fields.values():
+                part.default = None if part.is_required() else part.default
+            optional = create_model("Arguments", __config__=known.model_config, **fields)
+            own = {key: value for key, value in given.items() if key != "name"}
+            _validate(document, optional, own, ("model", slot))
 
+
+def _build_dry(document: _Document, name: str, arguments: dict[str, Any], data: Any) -> None:
     try:
-        with torch.device("meta"):
-            model = MODELS.build(name, **arguments)
-    except Exception as error:
-        document.problem(("model",), str(error) if isinstance(error, ValueError) else repr(error))
+        model = dry_build(name, arguments)
+    except Exception as error:  # a plugin's constructor may fail in any way
+        document.problem(("model",), str(error) if isinstance(error, ValueError) else f"cannot be built: {error!r}")
         return
     from zoo.data import levels_of
 

@@ -35,8 +35,8 @@ class Registry:
 
     Example:
         >>> from zoo.registry import LIKELIHOODS
-        >>> LIKELIHOODS.names()
-        ['bernoulli']
+        >>> "bernoulli" in LIKELIHOODS.names()
+        True
         >>> LIKELIHOODS.get("bernouli")
         Traceback (most recent call last):
         ...

@@ -80,6 +80,8 @@ def sample(
         batch_size: images computed at a time; it does not change them.
     """
     parameter = next(model.parameters())
+    if images == 0:
+        return torch.zeros(0, *model.image_shape, dtype=parameter.dtype, device=parameter.device)
     plan = None
     with _evaluating(model):
         if sampler not in ("fast", "naive"):
@@ -96,7 +98,7 @@ def sample(
             x = torch.zeros_like(uniform, dtype=parameter.dtype)
             fill = _naive(model, x, uniform, context) if plan is None else _fast(model, x, uniform, context, plan)
             batches.append(fill)
-    return torch.cat(batches) if batches else torch.zeros(0, *model.image_shape, dtype=parameter.dtype)
+    return torch.cat(batches)
 
 
 def _naive(model: nn.Module, x: Tensor, uniform: Tensor, context: Context) -> Tensor:
@@ -161,9 +163,13 @@ def verify(
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
+    """Evaluation mode, and convolutions in full float32: TF32 would differ between a whole image and a front."""
+    training, convolutions = model.training, torch.backends.cudnn.conv
+    precision = convolutions.fp32_precision
     model.eval()
+    convolutions.fp32_precision = "ieee"
     try:
         yield
     finally:
+        convolutions.fp32_precision = precision
         model.train(training)

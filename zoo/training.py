@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,9 +82,11 @@ def train(
         TrainingError: the loss is no longer finite; the last good checkpoint is kept.
         Stopped: SIGINT or SIGTERM came; the run is saved.
     """
-    train_set, validation_set = (DATA.get(recipe.data.name)(split, data_dir) for split in ("train", "validation"))
+    data = DATA.get(recipe.data.name)
+    train_set, validation_set, test_set = (data(split, data_dir) for split in ("train", "validation", "test"))
     run, commit = begin(recipe), _commit()
-    check_fit(run.model, train_set)
+    for part in (train_set, validation_set, test_set):
+        check_fit(run.model, part)
     with opened(recipe, output, resume):
         if (output / "config.json").is_file():
             return _summary(output, folder.read_config(output))
@@ -92,9 +94,8 @@ def train(
         if (output / CHECKPOINT).is_file():
             restore(run, output / CHECKPOINT)
         trim_metrics(output, run.step // _steps_per_epoch(recipe, train_set))
-        with collected_signals() as signals, torch.random.fork_rng():
+        with collected_signals() as signals, _forked_rng():
             _loop(recipe, run, train_set.to(_device()), validation_set, output, report, signals)
-        test_set = DATA.get(recipe.data.name)("test", data_dir)
         config = _publish(recipe, run, train_set, validation_set, test_set, output, commit)
         (output / CHECKPOINT).unlink(missing_ok=True)
     return _summary(output, config)
@@ -129,7 +130,7 @@ def dry_run(recipe: Recipe, data_dir: Path | None = None) -> dict[str, Any]:
 def begin(recipe: Recipe) -> Run:
     """A run at step 0, its weights drawn from the recipe's seed."""
     device = _device()
-    with torch.random.fork_rng():
+    with _forked_rng():
         torch.manual_seed(recipe.seed)
         model = MODELS.build(recipe.model.name, **recipe.model.arguments)
     model = model.to(device, memory_format=torch.channels_last)
@@ -264,6 +265,7 @@ def _publish(
         "architecture": recipe.model.name,
         "model_args": recipe.model.arguments,
         "conditional": model.num_classes is not None,
+        "num_classes": model.num_classes,
         "dataset": recipe.data.name,
         "protocol": recipe.data.protocol,
         "parameters": folder.count_parameters(model),
@@ -304,8 +306,10 @@ def _commit() -> str | None:
     if not (root / ".git").exists():
         return None
     describe = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty"]
-    answer = subprocess.run(describe, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or None
+    try:
+        return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:  # no git here
+        return None
 
 
 def _schedule(step: int, warmup: int, steps: float) -> float:
@@ -319,6 +323,11 @@ def _steps_per_epoch(recipe: Recipe, data: ImageSet) -> int:
 
 def _seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _forked_rng() -> AbstractContextManager[None]:
+    """Leave the caller's random state as it was, on the CPU and on the device in use."""
+    return torch.random.fork_rng(devices=[torch.cuda.current_device()] if _device().type == "cuda" else [])
 
 
 def _peak_bytes() -> int:

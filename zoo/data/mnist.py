@@ -10,7 +10,7 @@ import torch
 from platformdirs import user_cache_path
 
 from zoo.data._images import ImageSet
-from zoo.errors import RequestError
+from zoo.errors import FailedError, RequestError
 
 # MD5 of the unpacked files.
 FILES = {
@@ -45,7 +45,7 @@ def mnist(split: str = "train", data_dir: Path | None = None) -> ImageSet:
     try:
         from torchvision.datasets import MNIST
     except RuntimeError as error:  # "operator torchvision::nms does not exist"
-        raise ImportError(
+        raise FailedError(
             f"torchvision does not fit the installed torch {torch.__version__} ({error}); install both from the same "
             "place: pip install --force-reinstall torch torchvision"
         ) from None
@@ -63,7 +63,12 @@ def mnist(split: str = "train", data_dir: Path | None = None) -> ImageSet:
                 "layout, or leave out the data folder to use the packaged copy"
             )
     packaged = data_dir is not None or PACKED.is_dir()
-    source = MNIST(root, train=split != "test", download=not packaged)
+    try:
+        source = MNIST(root, train=split != "test", download=not packaged)
+    except (ValueError, RuntimeError, EOFError) as error:
+        raise FailedError(
+            f"MNIST in {root} cannot be read: {error}; copy it again, or leave out the data folder"
+        ) from None
     part = {
         "train": slice(TRAINING_IMAGES),
         "validation": slice(TRAINING_IMAGES, None),

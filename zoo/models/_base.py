@@ -85,7 +85,10 @@ class PixelModel(nn.Module):
         classes = f"0 to {self.num_classes - 1}"
         if labels is None:
             raise RequestError(f"this model is conditional; pass labels, {images} of {classes}")
-        labels = torch.as_tensor(labels)
+        try:
+            labels = torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise RequestError(f"labels are {labels!r}, {error}; they must be integers, {classes}") from None
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise RequestError(f"labels are {labels.dtype}; they must be integers, {classes}")
         outside = labels[(labels < 0) | (labels >= self.num_classes)]

@@ -13,6 +13,7 @@ from zoo.models._base import PixelModel
 from zoo.registry import LAYERS, LIKELIHOODS
 
 Positive = Annotated[int, Gt(0)]
+Side = Annotated[int, Gt(0), Le(1024)]
 
 
 class PixelCNN(PixelModel):
@@ -50,11 +51,11 @@ class PixelCNN(PixelModel):
         *,
         channels: Positive = 64,
         layers: Annotated[int, Gt(0), Le(1000)] = 8,
-        kernel_size: Positive = 7,
+        kernel_size: Side = 7,
         block: str | dict[str, Any] = "residual-block",
-        dilations: Annotated[tuple[Positive, ...], MinLen(1)] = (1,),
+        dilations: Annotated[tuple[Side, ...], MinLen(1)] = (1,),
         likelihood: str = "bernoulli",
-        image_shape: tuple[Positive, Positive, Positive] = (1, 28, 28),
+        image_shape: tuple[Side, Side, Side] = (1, 28, 28),
         num_classes: Positive | None = None,
     ) -> None:
         super().__init__(image_shape, LIKELIHOODS.build(likelihood), num_classes)
