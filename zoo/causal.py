@@ -15,6 +15,7 @@ future, so a schedule is a proof of causality.
 
 import inspect
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -261,6 +262,9 @@ def schedule(
             _dry_run(module, tainted, labels, lag, DryFront(slope))
             return Schedule(slope, output_lag, tuple(front.reads), lag)
         slope += 1
+    # A layer that mixes positions without declaring taps is the likelier reason, and has a name.
+    with suppress(_WrongSlope):
+        _dry_run(module, tainted, labels, lag, DryFront(limit))
     raise CausalityError(
         f"no slope up to {limit} lets {_title(module)} run over fronts: its output sees its own pixel or a later "
         "one, or streams that meet are not aligned; begin with a type-A mask, or shift one stream"
