@@ -88,13 +88,15 @@ def list_command(pattern: str, as_json: bool) -> None:
     if as_json:
         _print_json(rows)
         return
-    table = [("name", "architecture", "conditional", "dataset", "parameters", "weights", "test nats/image")]
+    table = [("name", "architecture", "conditional", "dataset", "parameters", "weights", "test nats", "protocol")]
     for row in rows:
         test = _result(row["metrics"], "test")
-        nats = f"{test['nats_per_image']:.2f} ({test['protocol']})" if test else "-"
+        nats, protocol = (f"{test['nats_per_image']:.2f}", test["protocol"]) if test else ("-", "-")
         conditional = "yes" if row["conditional"] else "no"
         size = f"{row['parameters']:,}" if row["parameters"] is not None else "-"
-        table.append((row["name"], row["architecture"], conditional, row["dataset"] or "-", size, row["weights"], nats))
+        table.append(
+            (row["name"], row["architecture"], conditional, row["dataset"] or "-", size, row["weights"], nats, protocol)
+        )
     _print_table(table)
 
 
@@ -470,11 +472,12 @@ def _print_table(rows: Sequence[Sequence[str]], header: bool = True) -> None:
 
     table = Table(show_header=header, box=None, pad_edge=False)
     for index, title in enumerate(rows[0] if rows else []):
-        table.add_column(title if header else None, no_wrap=index == 0)
+        table.add_column(title if header else None, no_wrap=header or index == 0)
     for row in rows[header:]:
         table.add_row(*row)
-    console = Console(markup=False, highlight=False, soft_wrap=False)
-    console.print(table)
+    console = Console(markup=False, highlight=False)
+    # In a pipe there is no edge to stop at.
+    console.print(table, width=None if console.is_terminal else 200)
 
 
 def _print_report(target: str, report: Any) -> None:
