@@ -73,8 +73,9 @@ def test_train_then_eval_and_sample(zoo_command, tmp_path):
     assert tensors["labels"].tolist() == [label for label in range(10) for _ in range(2)]
     zoo_command("sample", "runs/smoke", "-n", "20", "--seed", "1", "--sampler", "naive", "-o", "naive.safetensors")
     assert (load_file(tmp_path / "naive.safetensors")["images"] == tensors["images"]).all()
-    assert Image.open(tmp_path / "x.png").format == "PNG"
-    assert Image.open(tmp_path / "x.gif").n_frames > 10
+    with Image.open(tmp_path / "x.png") as picture, Image.open(tmp_path / "x.gif") as animation:
+        assert picture.format == "PNG"
+        assert animation.n_frames > 10
 
 
 def test_bundled_models_sample_each_digit(zoo_command, tmp_path):
@@ -128,7 +129,7 @@ MISTAKES = [
     (("train", "smoke", "name=../evil", "seed=-1", "training.epochs=x"), 2, "training.epochs: given 'x'"),
     (("check", "nothing:Class"), 2, "does not import"),
     (("check", "zoo.layers:Nothing"), 2, "zoo.layers has no 'Nothing'"),
-    (("check", "masked-conv2d", "mask_type=C"), 2, "hides the centre"),
+    (("check", "masked-conv2d", "mask_type=C"), 2, "mask_type: Input should be 'A' or 'B'"),
     (("check", "masked-conv2d", "masktype=A"), 2, "masktype"),
     (("check", "pixelcnn", "channels=0"), 2, "channels"),
     (("check", "pixelcnn", "block=5"), 2, "block"),

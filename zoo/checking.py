@@ -117,9 +117,9 @@ def check(module: nn.Module, image_shape: Sequence[int] | None = None, *, layer:
 
 
 def receptive_field(module: nn.Module) -> dict[str, int]:
-    """What reaches the output in the middle: rows above, columns to the left and right, and pixels in all."""
+    """What reaches the output in the middle of the last row: rows above, columns beside, and pixels in all."""
     shape = _image_shape(module, None)
-    place = (shape[1] // 2, shape[2] // 2)
+    place = (shape[1] - 1, shape[2] // 2)
     seen = _reached(_jittered(module).eval(), shape, place, _allowed(shape, place, None, True))
     offsets = _offsets(seen, place)
     return {

@@ -134,7 +134,7 @@ def info_command(name: str, as_json: bool) -> None:
         (
             "receptive field",
             f"{field['rows_above']} rows up, {field['columns_left']} columns left, "
-            f"{field['columns_right']} right; {field['pixels']} pixels in the middle of an image",
+            f"{field['columns_right']} right; {field['pixels']} pixels, from the middle of the last row",
         )
     ]
     _print_table(facts, header=False)
@@ -355,7 +355,7 @@ def _target(target: str, arguments: dict[str, Any]) -> tuple[Any, bool]:
             module = found if isinstance(found, nn.Module) and not arguments else found(**arguments)
         elif layer or target in MODELS.names():
             registry = LAYERS if layer else MODELS
-            arguments = arguments or getattr(registry.get(target), "check_with", {})
+            arguments = getattr(registry.get(target), "check_with", {}) | arguments
             check_arguments(registry, target, arguments)
             module = registry.build(target, **arguments)
         else:
@@ -475,9 +475,8 @@ def _print_table(rows: Sequence[Sequence[str]], header: bool = True) -> None:
         table.add_column(title if header else None, no_wrap=header or index == 0)
     for row in rows[header:]:
         table.add_row(*row)
-    console = Console(markup=False, highlight=False)
     # In a pipe there is no edge to stop at.
-    console.print(table, width=None if console.is_terminal else 200)
+    Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _print_report(target: str, report: Any) -> None:

@@ -93,9 +93,6 @@ def load(reference: str | Path) -> PixelModel:
         check_arguments(MODELS, name, arguments)
         # Shapes first, without memory: the folder may be anybody's.
         expected = dry_build(name, arguments).state_dict()
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise FolderError(f"{folder / 'config.json'}: model_args of {name}: {wrong}") from None
     except Exception as error:  # the arguments of a stranger, in the constructor of a plugin
         raise FolderError(f"{folder / 'config.json'}: architecture {name!r}: {error}") from None
     state = _read_weights(weights, expected)

@@ -27,7 +27,7 @@ def grid(images: Tensor, *, columns: int = 10, labels: Sequence[int] | None = No
 
     Example:
         >>> grid(torch.zeros(20, 1, 8, 8), columns=10).size
-        (202, 42)
+        (182, 38)
     """
     if len(images) == 0:
         raise RequestError("there are no images to show; ask for at least one")

@@ -163,11 +163,14 @@ def check_arguments(registry: Registry, name: str, arguments: Mapping[str, Any])
     """Hold arguments from a file against the types in a builder's signature.
 
     Raises:
-        ValidationError: unknown, missing or mistyped ones, all of them.
-        RegistryError: the name.
+        RegistryError: the name, or arguments that are unknown, missing or mistyped, all of them.
     """
-    # JSON mode: strict about types, yet a list may stand for a tuple.
-    _signature_model(registry.get(name)).model_validate_json(json.dumps(arguments, default=str), strict=True)
+    try:
+        # JSON mode: strict about types, yet a list may stand for a tuple.
+        _signature_model(registry.get(name)).model_validate_json(json.dumps(arguments, default=str), strict=True)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}" for mistake in error.errors())
+        raise RegistryError(f"arguments of the {registry.kind} {name!r}: {wrong}") from None
 
 
 def dry_build(name: str, arguments: Mapping[str, Any]) -> Any:
