@@ -167,6 +167,18 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
 
 
+def test_every_step_draws_bits_of_its_own_and_the_same_ones_again():
+    plan, data, batch = recipe("data.protocol=dynamic"), DATA.get("synthetic")("train"), torch.arange(32)
+
+    def nats(at):
+        run = training.begin(plan)
+        run.step = at
+        return training.step(plan, run, data.to(training._device()), batch, 100).item()
+
+    assert nats(0) == nats(0)
+    assert nats(0) != nats(1)
+
+
 def test_the_first_step_is_adams():
     plan = recipe("training.precision=float32", "optimizer.warmup_steps=0", "training.ema=0.0")
     run, data = training.begin(plan), DATA.get("synthetic")("train")
