@@ -257,7 +257,7 @@ def schedule(
         except _WrongSlope:
             output_lag = None
         # Beyond the sum of all reaches to the right, a row further up always outweighs them: no new case comes.
-        limit = max(limit, 1 + lag + sum(max(0, *(dj for _, dj in read.taps), 0) for read in front.reads))
+        limit = max(limit, 1 + lag + sum(max(0, *(dj for _, dj in read.taps)) for read in front.reads))
         if output_lag == 0 or (output_may_lag and output_lag is not None):
             _dry_run(module, tainted, labels, lag, DryFront(slope))
             return Schedule(slope, output_lag, tuple(front.reads), lag)
@@ -281,7 +281,7 @@ def _dry_run(module: nn.Module, x: Tensor, labels: Tensor | None, lag: int, fron
     hooks = [
         child.register_forward_hook(lambda child, _, y: _refuse_spread(y, taint, f"{names[child]}: {_title(child)}"))
         for child in names
-        if not any(True for _ in child.children())
+        if next(child.children(), None) is None
     ]
     # A layer that keeps statistics (BatchNorm in training mode) must not keep those of a dry run.
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}

@@ -115,7 +115,6 @@ def info_command(name: str, as_json: bool) -> None:
         path = folder.find(name) / "recipe.yaml"
         recipe = path.read_text(encoding="utf-8") if path.is_file() else None
     about |= {
-        "config": about.pop("config"),
         "layers": [{"name": part, "layer": _one_line(layer)} for part, layer in _leaves(model)],
         "receptive_field": receptive_field(model),
         "recipe": recipe,
@@ -284,7 +283,6 @@ def sample_command(
     loaded = folder.load(model)
     classes = _classes(labels, loaded.num_classes)
     chosen = None if classes is None else share_labels(classes, images)
-    loaded.check_labels(chosen, images)
     began = time.perf_counter()
     x = loaded.sample(images, chosen, seed=seed, sampler=sampler)
     seconds = time.perf_counter() - began

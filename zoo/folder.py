@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from zoo.errors import FailedError, RequestError
 from zoo.files import save_tensors, write_text
 from zoo.models import PixelModel
-from zoo.recipe import check_arguments, dry_build
+from zoo.recipe import check_arguments, dry_build, listed
 from zoo.registry import MODELS
 
 FORMAT = 1
@@ -172,8 +172,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = Config.model_validate_json(json.dumps(config), strict=True).model_dump()
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise FolderError(f"{folder / 'config.json'} is not a zoo config: {wrong}") from None
+        raise FolderError(f"{folder / 'config.json'} is not a zoo config: {listed(error)}") from None
     if config["format"] > FORMAT:
         raise FolderError(f"{folder} has format {config['format']}, this zoo reads {FORMAT}: pip install -U pixelzoo")
     return config

@@ -169,8 +169,12 @@ def check_arguments(registry: Registry, name: str, arguments: Mapping[str, Any])
         # JSON mode: strict about types, yet a list may stand for a tuple.
         _signature_model(registry.get(name)).model_validate_json(json.dumps(arguments, default=str), strict=True)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}" for mistake in error.errors())
-        raise RegistryError(f"arguments of the {registry.kind} {name!r}: {wrong}") from None
+        raise RegistryError(f"arguments of the {registry.kind} {name!r}: {listed(error)}") from None
+
+
+def listed(error: ValidationError) -> str:
+    """All mistakes that pydantic found, in one line."""
+    return "; ".join(f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}" for mistake in error.errors())
 
 
 def dry_build(name: str, arguments: Mapping[str, Any]) -> Any:

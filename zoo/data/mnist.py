@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from platformdirs import user_cache_path
 
 from zoo.data._images import ImageSet
 from zoo.errors import FailedError, RequestError
+from zoo.files import writing
 
 # MD5 of the unpacked files.
 FILES = {
@@ -87,10 +87,8 @@ def _unpack(raw: Path) -> None:
         if _md5(content) != checksum:
             raise OSError(f"{packed} is damaged: its content has not the MD5 {checksum}; reinstall pixelzoo")
         raw.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=raw, delete=False) as file:
-            file.write(content)
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(target)
+        with writing(target) as staged:
+            staged.write_bytes(content)
 
 
 def _md5(content: bytes) -> str:
