@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from zoo.causal import CausalityError, Context, over_fronts, schedule, takes_context
+from zoo.causal import CausalityError, Context, call, over_fronts, schedule, takes_context
 from zoo.errors import RequestError
 from zoo.sampling import sample, verify
 
@@ -102,7 +102,7 @@ def check(module: nn.Module, image_shape: Sequence[int] | None = None, *, layer:
         notes.append("only its own position leaks: right for a type-B layer, which --layer allows, wrong for a model")
     jittered.eval()
     notes += _lying_leaves(jittered, shape)
-    slope, verified = _over_fronts(module, shape, layer, is_model, notes)
+    slope, verified = _over_fronts(module, jittered, shape, layer, is_model, notes)
     box = _bounding_box(seen)
     blind = box & ~seen & _allowed(shape, middle, None, layer)
     return CheckReport(
@@ -311,14 +311,18 @@ def _lying_leaves(module: nn.Module, shape: tuple[int, int, int]) -> list[str]:
 
 
 def _over_fronts(
-    module: nn.Module, shape: tuple[int, int, int], layer: bool, is_model: bool, notes: list[str]
+    module: nn.Module,
+    jittered: nn.Module,
+    shape: tuple[int, int, int],
+    layer: bool,
+    is_model: bool,
+    notes: list[str],
 ) -> tuple[int | None, bool | None]:
     """The slope, and whether the run over fronts gives what the whole image gives."""
-    module, jittered = copy.deepcopy(module).cpu().eval(), _jittered(module).eval()
     labels = _labels(module, 4)
     try:
         plan = schedule(
-            module,
+            jittered,
             shape[0],
             labels=None if labels is None else labels[:1],
             lag=0 if layer else 1,
@@ -331,23 +335,13 @@ def _over_fronts(
         # As it is in both precisions, and with other weights: those that are zero as yet would hide a fault.
         return plan.slope, all(
             verify(each, sample(each, 4, labels=labels), labels=labels).verified
-            for each in (copy.deepcopy(module).float(), copy.deepcopy(module).double(), jittered)
+            for each in (_copied(module).float(), _copied(module), jittered)
         )
-    module = jittered
     with torch.no_grad():
         x = torch.rand(4, *shape, dtype=torch.float64)
-        whole = _run(module, x)
+        whole = _run(jittered, x)
         by_fronts = torch.zeros_like(whole)
-        # The copy has other modules than the one the first plan was made for.
-        plan = schedule(
-            module,
-            shape[0],
-            labels=None if labels is None else labels[:1],
-            lag=plan.input_lag,
-            output_may_lag=layer,
-        )
         for here, front in over_fronts(plan, *shape[1:], Context(labels=labels)):
             part = front.take(x, plan.input_lag)
-            y = module(part, here) if takes_context(type(module)) else module(part)
-            front.put(by_fronts, y, plan.lag)
+            front.put(by_fronts, call(jittered, part, here), plan.lag)
     return plan.slope, bool(torch.allclose(by_fronts, whole, rtol=1e-9, atol=1e-9))
