@@ -14,7 +14,7 @@ future, so a schedule is a proof of causality.
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -73,12 +73,28 @@ def takes_context(kind: type[nn.Module]) -> bool:
 
 @dataclass(frozen=True)
 class Read:
-    """One leaf's look at its neighbours during a pass: who looks, and the lags before and after."""
+    """One leaf's look at its neighbours during a pass: who looks at how many channels, the lags before and after."""
 
     layer: nn.Module
     taps: tuple[Tap, ...]
+    channels: int
     lag: int
     output_lag: int
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it reads nothing but the position itself, so that nothing need be remembered."""
+        return self.taps == ((0, 0),) and self.output_lag == self.lag
+
+    def ages(self, slope: int) -> list[int]:
+        """How many fronts back each tap lies."""
+        return [self.output_lag - self.lag - dj - slope * di for di, dj in self.taps]
+
+    def ring_shape(self, slope: int, width: int) -> tuple[int, int, int]:
+        """How many fronts to remember, how many rows of each, and how many of these lie before the first one inside."""
+        columns = [dj for _, dj in self.taps]
+        margin = -(-max(0, *columns) // slope)
+        return max(self.ages(slope)) + 1, margin + (width - 1 - min(0, *columns)) // slope + 1, margin
 
 
 @dataclass(frozen=True)
@@ -101,12 +117,26 @@ class Schedule:
         """How many fronts an image of this size takes."""
         return width + self.slope * (height - 1) + self.lag
 
+    def bytes_per_image(self, image_shape: Sequence[int], element_size: int) -> int:
+        """What the run over fronts holds for each image: rings, the largest gathered front, noise and pixels."""
+        channels, height, width = image_shape
+        front = -(-width // self.slope)
+        rings, gathered = 0, 0
+        for read in self.reads:
+            if not read.in_place:
+                fronts, rows, _ = read.ring_shape(self.slope, width)
+                rings += fronts * rows * read.channels
+            # What it reads, and two tensors as wide as its output, of which its input's width is a fair guess.
+            gathered = max(gathered, front * read.channels * (len(read.taps) + 2))
+        return element_size * (rings + gathered) + 3 * 8 * channels * height * width
+
 
 class Front:
     """The positions computed now, with the memory of every leaf; the caller's, never a module's.
 
     Tap (di, dj) of an output pixel lies a fixed number of fronts back, so a leaf needs a ring of its last few fronts
-    only, (depth, B, rows, C), and a tap is a slice of rows. Rows outside the image stay zero, which is padding.
+    only, and a tap is a slice of rows. A front's tensor (B, C, 1, P) lies in memory as (P, 1, B, C): rows outermost,
+    so that slices are contiguous and a leaf's product is one matrix product.
 
     Args:
         schedule: from :func:`schedule`.
@@ -116,26 +146,39 @@ class Front:
     def __init__(self, schedule: Schedule, height: int, width: int) -> None:
         self.schedule, self.height, self.width = schedule, height, width
         self.time = -1
-        self._rings: list[Tensor | None] = [None] * len(schedule.reads)
+        self._rings: list[_Ring | None] = [None] * len(schedule.reads)
         self._next = 0
+        self._spans: dict[int, tuple[int, int, int]] = {}
+        self._kept: dict[nn.Module, Any] = {}
 
     def advance(self) -> None:
         """Go on to the next front."""
         self.time += 1
         self._next = 0
+        self._spans.clear()
 
     def take(self, images: Tensor, lag: int) -> Tensor:
-        """What images (B, C, H, W) hold at this front's positions, for a tensor that lags so: (B, C, 1, P)."""
-        rows = torch.arange(*self._rows(lag)[::2], device=images.device)
-        # A front without positions goes on with one that is nowhere, since layers do not like empty images.
-        columns = (self.time - lag - self.schedule.slope * rows).clamp(0, self.width - 1)
-        return images[..., rows, columns].unsqueeze(-2)
+        """What images (B, C, H, W) hold at this front's positions, for a tensor that lags so: a view (B, C, 1, P).
+
+        A front without positions goes on with one that is nowhere, since layers do not like empty images.
+        """
+        low, _, end = self.rows(lag)
+        return self._diagonal(images, lag, low, end)
 
     def put(self, images: Tensor, values: Tensor, lag: int) -> None:
         """Write values (B, C, 1, P) to this front's positions of images (B, C, H, W)."""
-        low, high, _ = self._rows(lag)
-        rows = torch.arange(low, high, device=images.device)
-        images[..., rows, self.time - lag - self.schedule.slope * rows] = values[..., 0, : high - low]
+        low, high, _ = self.rows(lag)
+        if high > low:
+            self._diagonal(images, lag, low, high).copy_(values)
+
+    def once(self, layer: nn.Module, make: Callable[[], Any]) -> Any:
+        """What ``make()`` gives, made once for all fronts: a weight in the layout of the product, a condition's bias.
+
+        A layer keeps one such thing; its parameters do not change while it runs over fronts.
+        """
+        if layer not in self._kept:
+            self._kept[layer] = make()
+        return self._kept[layer]
 
     def gather(self, layer: nn.Module, x: Tensor) -> Tensor:
         """Remember the leaf's input (B, C, 1, P) and return what its taps read, (B, taps * C, 1, P'), tap by tap."""
@@ -143,31 +186,76 @@ class Front:
         read = self.schedule.reads[index]
         if read.layer is not layer:
             raise CausalityError(f"forward took another path than its dry run: {_title(layer)} came unexpected")
-        slope, up = self.schedule.slope, max(-di for di, _ in read.taps)
-        ages = [read.output_lag - read.lag - dj - slope * di for di, dj in read.taps]
+        if read.in_place:
+            return x
         ring = self._rings[index]
         if ring is None:
-            ring = x.new_zeros(max(ages) + 1, x.shape[0], up + self.height, x.shape[1])
-            self._rings[index] = ring
-        slot = ring[self.time % len(ring)].zero_()
-        low, high, _ = self._rows(read.lag)
-        slot[:, up + low : up + high] = x[:, :, 0, : high - low].mT
-        low, _, end = self._rows(read.output_lag)
-        seen = [
-            ring[(self.time - age) % len(ring), :, up + low + di : up + end + di]
-            for age, (di, _) in zip(ages, read.taps, strict=True)
-        ]
-        return torch.cat(seen, dim=-1).mT[:, :, None]
+            ring = self._rings[index] = _Ring(read, self.schedule.slope, self.width, x)
+        ring.write(x, self.time, *self.rows(read.lag)[:2])
+        return ring.read(self.time, *self.rows(read.output_lag))
 
-    def _rows(self, lag: int) -> tuple[int, int, int]:
+    def rows(self, lag: int) -> tuple[int, int, int]:
         """The rows [low, high) with a pixel of the time so far back; a tensor holds [low, end), at least one."""
-        time, slope = self.time - lag, self.schedule.slope
-        low = min(max(0, -((self.width - 1 - time) // slope)), self.height - 1)
-        high = max(low, min(self.height, time // slope + 1))
-        # Where the slope exceeds the width there are times between the rows that no pixel has.
-        if not 0 <= time - slope * low < self.width:
-            high = low
-        return low, high, max(high, low + 1)
+        if lag not in self._spans:
+            time, slope = self.time - lag, self.schedule.slope
+            low = min(max(0, -((self.width - 1 - time) // slope)), self.height - 1)
+            high = max(low, min(self.height, time // slope + 1))
+            # Where the slope exceeds the width there are times between the rows that no pixel has.
+            if not 0 <= time - slope * low < self.width:
+                high = low
+            self._spans[lag] = low, high, max(high, low + 1)
+        return self._spans[lag]
+
+    def _diagonal(self, images: Tensor, lag: int, low: int, high: int) -> Tensor:
+        # One row down is one slope to the left: the same step in memory each time.
+        batch, channels, down, right = images.stride()
+        column = min(max(self.time - lag - self.schedule.slope * low, 0), self.width - 1)
+        step = down - self.schedule.slope * right if high > low + 1 else 1
+        start = images.storage_offset() + low * down + column * right
+        return images.as_strided((*images.shape[:2], 1, high - low), (batch, channels, 1, step), start)
+
+
+class _Ring:
+    """The last few fronts of one leaf's input.
+
+    Each slot holds one front's rows. Row r of time t lies at r - first(t) + margin, where first(t) is the uppermost row
+    that would have a pixel of that time if the image had no top; what lies before and after is zero, which is padding.
+    """
+
+    def __init__(self, read: Read, slope: int, width: int, x: Tensor) -> None:
+        self.lag, self.output_lag, self.slope, self.width = read.lag, read.output_lag, slope, width
+        self.taps = [(age, dj) for age, (_, dj) in zip(read.ages(slope), read.taps, strict=True)]
+        fronts, rows, self.margin = read.ring_shape(slope, width)
+        self.slots = list(x.new_zeros(fronts, rows, 1, len(x), x.shape[1]))
+        self.filled = [(0, 0)] * len(self.slots)
+
+    def write(self, x: Tensor, time: int, low: int, high: int) -> None:
+        """Put rows [low, high) of x (B, C, 1, P) in the place of the oldest front."""
+        index = time % len(self.slots)
+        slot, (old_start, old_stop) = self.slots[index], self.filled[index]
+        start = low - self._first(time - self.lag) + self.margin if high > low else old_stop
+        stop = start + high - low
+        # What the front so long ago has left outside these rows would be read as if it were padding.
+        if old_start < start:
+            slot[old_start : min(old_stop, start)].zero_()
+        if stop < old_stop:
+            slot[max(old_start, stop) : old_stop].zero_()
+        if high > low:
+            slot[start:stop].copy_(x.permute(3, 2, 0, 1)[: high - low])
+        self.filled[index] = start, stop
+
+    def read(self, time: int, low: int, high: int, end: int) -> Tensor:
+        """What the taps of output rows [low, end) read, side by side: (B, taps * C, 1, end - low)."""
+        slots, now = self.slots, time - self.output_lag
+        count, start = end - low, low + self.margin
+        seen = []
+        for age, column in self.taps:
+            at = start - self._first(now + column) if high > low else 0
+            seen.append(slots[(time - age) % len(slots)][at : at + count])
+        return torch.cat(seen, -1).permute(2, 3, 1, 0)
+
+    def _first(self, time: int) -> int:
+        return -((self.width - 1 - time) // self.slope)
 
 
 class _Lagged(torch.Tensor):
@@ -206,10 +294,14 @@ class DryFront:
         if not isinstance(x, _Lagged):
             raise CausalityError(LOST.format(f"the input of {_title(layer)}"))
         lag = max(0, x.lag + max(dj + self.slope * di for di, dj in taps))
-        self.reads.append(Read(layer, taps, x.lag, lag))
-        seen = x.repeat(1, len(taps), 1, 1)
+        self.reads.append(Read(layer, taps, x.shape[1], x.lag, lag))
+        seen = x.permute(3, 2, 0, 1).repeat(1, 1, 1, len(taps)).permute(2, 3, 1, 0)
         seen.lag = lag
         return seen
+
+    def once(self, layer: nn.Module, make: Callable[[], Any]) -> Any:
+        """What ``make()`` gives."""
+        return make()
 
 
 LOST = "{} does not follow from the model's input by torch functions; do not copy into a tensor made beforehand"
@@ -225,7 +317,7 @@ def schedule(
 ) -> Schedule:
     """Find the smallest slope with which ``module`` can run over fronts, by dry runs of its own forward.
 
-    A last dry run is the proof: on whole images, each but the first with a NaN in one place, which must stay there.
+    A last dry run is the proof: on three whole images, each with a NaN in another place, which must stay there.
     What moves or spreads it mixes positions or images without declaring taps.
 
     Args:
@@ -246,8 +338,8 @@ def schedule(
     parameter = next(module.parameters(), torch.zeros(()))
     height, width = getattr(module, "image_shape", (channels, 28, 28))[1:]
     tiny = torch.ones(1, channels, 1, 2, dtype=parameter.dtype, device=parameter.device)
-    tainted = tiny[..., :1].repeat(4, 1, height, width)
-    for image, place in enumerate([(height // 2, width // 2), (0, 0), (height - 1, width - 1)], start=1):
+    tainted = tiny[..., :1].repeat(3, 1, height, width)
+    for image, place in enumerate([(height // 2, width // 3), (0, 0), (height - 1, width - 1)]):
         tainted[image, :, *place] = torch.nan
     slope, limit = 1, 1
     while slope <= limit:
@@ -277,7 +369,7 @@ def _dry_run(module: nn.Module, x: Tensor, labels: Tensor | None, lag: int, fron
     x = x.clone().as_subclass(_Lagged)
     x.lag = lag
     context = Context(labels=None if labels is None else labels.expand(len(x)), front=front)
-    names = {child: name for name, child in module.named_modules()}
+    names = {child: name for name, child in module.named_modules()} if taint.any() else {}
     hooks = [
         child.register_forward_hook(lambda child, _, y: _refuse_spread(y, taint, f"{names[child]}: {_title(child)}"))
         for child in names

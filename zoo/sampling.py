@@ -4,10 +4,13 @@ The noise is one uniform number per (seed, image, channel, row, column), drawn u
 CDF. So the images do not depend on the sampler, nor on how they are split into batches.
 """
 
+import copy
+import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
@@ -16,6 +19,12 @@ from torch import Tensor, nn
 
 from zoo.causal import CausalityError, Context, Schedule, over_fronts, schedule
 from zoo.errors import RequestError
+
+MEMORY_ON_CPU, MEMORY_ELSEWHERE = 2**25, 2**30
+
+NAIVE_BATCH = 64
+
+Progress = Callable[[int, int], None]
 
 
 class Likelihood(Protocol):
@@ -58,7 +67,6 @@ def share_labels(labels: Sequence[int], images: int) -> list[int]:
     return [labels[index * len(labels) // images] for index in range(images)]
 
 
-@torch.no_grad()
 def sample(
     model: nn.Module,
     images: int,
@@ -66,7 +74,12 @@ def sample(
     labels: Tensor | None = None,
     seed: int = 0,
     sampler: Literal["fast", "naive"] = "fast",
-    batch_size: int = 256,
+    temperature: float = 1.0,
+    given: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    batch_size: int | None = None,
+    memory: int | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Draw exact samples, (images, C, H, W) on the likelihood's grid in [0, 1].
 
@@ -77,43 +90,131 @@ def sample(
         seed: fixes the noise of every image, position and channel.
         sampler: "fast" computes front by front; "naive", the reference, one full forward pass per pixel. A model that
             cannot run over fronts is sampled naively, with a warning that says why.
-        batch_size: images computed at a time; it does not change them.
+        temperature: divides the logits; below 1 the likelier values become likelier still.
+        given: (images, C, H, W), or (C, H, W) for all: pixels to keep, NaN where to sample. Each sampled pixel
+            sees what comes before it in raster order, given or sampled.
+        dtype: to compute in, by default the model's own. Bits may differ between dtypes: bfloat16 is fast and a valid
+            draw, but of a slightly different model, so it is not what :func:`verify` expects in float32.
+        batch_size: images computed at a time; it does not change them. By default as many as ``memory`` allows.
+        memory: bound in bytes on what the fast sampler holds at a time, beside model and samples. By default 32 MiB
+            on a CPU, whose last cache that fits, and 1 GiB on other devices.
+        progress: called after each front with the pixels that are done and their total.
     """
+    if sampler not in ("fast", "naive"):
+        raise RequestError(f'sampler is {sampler!r}; it must be "fast" or "naive"')
+    if not temperature > 0:
+        raise RequestError(f"temperature is {temperature}; it must be greater than 0")
+    if batch_size is not None and batch_size < 1:
+        raise RequestError(f"batch_size is {batch_size}; it must be at least 1")
     parameter = next(model.parameters())
-    if images == 0:
-        return torch.zeros(0, *model.image_shape, dtype=parameter.dtype, device=parameter.device)
-    plan = None
-    with _evaluating(model):
-        if sampler not in ("fast", "naive"):
-            raise RequestError(f'sampler is {sampler!r}; it must be "fast" or "naive"')
-        if sampler == "fast":
-            try:
-                plan = schedule(model, model.image_shape[0], labels=None if labels is None else labels[:1])
-            except CausalityError as error:
-                warnings.warn(f"sampling pixel by pixel, which is slow: {error}", stacklevel=2)
-        batches = []
-        for first in range(0, images, batch_size):
-            uniform = noise(seed, first, min(batch_size, images - first), model.image_shape).to(parameter.device)
-            context = Context(labels=None if labels is None else labels[first : first + batch_size])
-            x = torch.zeros_like(uniform, dtype=parameter.dtype)
-            fill = _naive(model, x, uniform, context) if plan is None else _fast(model, x, uniform, context, plan)
-            batches.append(fill)
-    return torch.cat(batches)
+    if dtype not in (None, parameter.dtype):
+        model = copy.deepcopy(model).to(dtype)
+    # Half precision does not hold the grid of 256 levels.
+    grid = torch.promote_types(dtype or parameter.dtype, torch.float32)
+    samples = torch.zeros(images, *model.image_shape, dtype=grid, device=parameter.device)
+    with evaluating(model):
+        plan = _plan(model, labels) if sampler == "fast" and images else None
+        size = batch_size or _batch_size(model, plan, images, memory)
+        walk = _walk_naive if plan is None else partial(_walk_fast, plan=plan)
+        pixels = samples[:, 0].numel()
+        for first in range(0, images, size):
+            part = slice(first, first + size)
+            before = samples[:first, 0].numel()
+            walk(
+                samples[part],
+                _Drawing(
+                    model,
+                    Context(labels=None if labels is None else labels[part]),
+                    noise(seed, first, len(samples[part]), model.image_shape).to(parameter.device),
+                    None if given is None else given.expand_as(samples)[part],
+                    temperature,
+                    _quiet if progress is None else lambda done, before=before: progress(before + done, pixels),
+                ),
+            )
+    return samples
 
 
-def _naive(model: nn.Module, x: Tensor, uniform: Tensor, context: Context) -> Tensor:
-    for row in range(x.shape[2]):
-        for column in range(x.shape[3]):
+def _quiet(done: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """One batch to be drawn: its model, condition, noise (B, C, H, W), kept pixels, and whom to tell how far it is."""
+
+    model: nn.Module
+    context: Context
+    uniform: Tensor
+    given: Tensor | None
+    temperature: float
+    progress: Callable[[int], None]
+
+    def logits(self, x: Tensor, context: Context) -> Tensor:
+        """Of pixels that are drawn already, on a grid that may be finer than the model's precision."""
+        return self.model(x.to(next(self.model.parameters()).dtype), context) / self.temperature
+
+    def values(self, logits: Tensor, uniform: Tensor, given: Tensor | None) -> Tensor:
+        """The given values, and elsewhere what the noise draws from these logits."""
+        drawn = self.model.likelihood.quantile(logits, uniform)[0]
+        return drawn if given is None else torch.where(given.isnan(), drawn, given.to(drawn))
+
+
+@torch.inference_mode()
+def _walk_naive(samples: Tensor, drawing: _Drawing) -> None:
+    batch, _, height, width = samples.shape
+    x = samples.clone(memory_format=torch.channels_last)
+    for row in range(height):
+        for column in range(width):
             at = (slice(None), slice(None), slice(row, row + 1), slice(column, column + 1))
-            x[at] = model.likelihood.quantile(model(x, context)[at], uniform[at])[0].to(x.dtype)
-    return x
+            given = None if drawing.given is None else drawing.given[at]
+            x[at] = drawing.values(drawing.logits(x, drawing.context)[at], drawing.uniform[at], given)
+            drawing.progress(batch * (row * width + column + 1))
+    samples.copy_(x)
 
 
-def _fast(model: nn.Module, x: Tensor, uniform: Tensor, context: Context, plan: Schedule) -> Tensor:
-    for here, front in over_fronts(plan, *x.shape[2:], context):
-        logits = model(front.take(x, plan.input_lag), here)
-        front.put(x, model.likelihood.quantile(logits, front.take(uniform, plan.lag))[0].to(x.dtype), plan.lag)
-    return x
+@torch.inference_mode()
+def _walk_fast(samples: Tensor, drawing: _Drawing, plan: Schedule) -> None:
+    x, uniform = _rows_outermost(samples), _rows_outermost(drawing.uniform)
+    given = None if drawing.given is None else _rows_outermost(drawing.given)
+    done = 0
+    for here, front in over_fronts(plan, *x.shape[2:], drawing.context):
+        logits = drawing.logits(front.take(x, plan.input_lag), here)
+        known = None if given is None else front.take(given, plan.lag)
+        front.put(x, drawing.values(logits, front.take(uniform, plan.lag), known), plan.lag)
+        low, high, _ = front.rows(plan.lag)
+        done += len(x) * (high - low)
+        drawing.progress(done)
+    samples.copy_(x)
+
+
+def _rows_outermost(images: Tensor) -> Tensor:
+    """A copy of images (B, C, H, W), in memory (H, W, B, C): as fronts are, so that a front is a slice of it."""
+    return images.permute(2, 3, 0, 1).clone(memory_format=torch.contiguous_format).permute(2, 3, 0, 1)
+
+
+def _plan(model: nn.Module, labels: Tensor | None) -> Schedule | None:
+    """The model's schedule, found once and kept with the model for as long as it is built the same; None if none is."""
+    built = [(part, getattr(part, "taps", None), vars(part).get("forward")) for part in model.modules()]
+    known, plan = vars(model).get("_schedule", (None, None))
+    if known != built:
+        try:
+            plan = schedule(model, model.image_shape[0], labels=None if labels is None else labels[:1])
+        except CausalityError as error:
+            warnings.warn(f"sampling pixel by pixel, which is slow: {error}", stacklevel=3)
+            return None
+        vars(model)["_schedule"] = built, plan
+    return plan
+
+
+def _batch_size(model: nn.Module, plan: Schedule | None, images: int, memory: int | None) -> int:
+    """As many images as the bound allows, at least one, and equally many each time."""
+    if plan is None:
+        return NAIVE_BATCH
+    parameter = next(model.parameters())
+    if memory is None:
+        memory = MEMORY_ON_CPU if parameter.device.type == "cpu" else MEMORY_ELSEWHERE
+    most = max(1, memory // plan.bytes_per_image(model.image_shape, parameter.element_size()))
+    return math.ceil(images / math.ceil(images / most))
 
 
 @dataclass(frozen=True)
@@ -136,33 +237,46 @@ class Verification:
         return self.mismatches == 0
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def verify(
-    model: nn.Module, x: Tensor, *, labels: Tensor | None = None, seed: int = 0, batch_size: int = 256
+    model: nn.Module,
+    x: Tensor,
+    *,
+    labels: Tensor | None = None,
+    seed: int = 0,
+    temperature: float = 1.0,
+    given: Tensor | None = None,
+    batch_size: int = 64,
 ) -> Verification:
     """Check samples against the naive sampler at the price of one forward pass.
 
     One parallel pass over the samples, with their noise, must give back every draw; by induction over the raster order
     that is equality with the naive sampler. Floating-point results change in their last bits with batch and shape, so
     a draw counts only if its uniform number is further than 1e-5 (float32) or 1e-12 (float64) from a step of the CDF.
+    Given pixels must be as given.
     """
     parameter = next(model.parameters())
     tolerance = 1e-12 if parameter.dtype == torch.float64 else 1e-5
     mismatches = near = 0
-    with _evaluating(model):
+    with evaluating(model):
         for first in range(0, len(x), batch_size):
-            given = x[first : first + batch_size].to(parameter)
-            context = Context(labels=None if labels is None else labels[first : first + batch_size])
-            uniform = noise(seed, first, len(given), model.image_shape).to(parameter.device)
-            again, margin = model.likelihood.quantile(model(given, context), uniform)
+            part = slice(first, first + batch_size)
+            seen = x[part].to(parameter, memory_format=torch.channels_last)
+            context = Context(labels=None if labels is None else labels[part])
+            uniform = noise(seed, first, len(seen), model.image_shape).to(parameter.device)
+            again, margin = model.likelihood.quantile(model(seen, context) / temperature, uniform)
             undecided = margin <= tolerance
+            if given is not None:
+                known = given.expand_as(x)[part].to(seen)
+                again = torch.where(known.isnan(), again.to(seen), known)
+                undecided &= known.isnan()
             near += int(undecided.sum())
-            mismatches += int(((again.to(given.dtype) != given) & ~undecided).sum())
+            mismatches += int(((again.to(seen.dtype) != seen) & ~undecided).sum())
     return Verification(x.numel(), mismatches, near)
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and convolutions in full float32: TF32 would differ between a whole image and a front."""
     training, convolutions = model.training, torch.backends.cudnn.conv
     precision = convolutions.fp32_precision

@@ -30,6 +30,7 @@ from zoo.data import ImageSet, to_grid
 from zoo.errors import FailedError
 from zoo.evaluation import Result, check_fit, evaluate
 from zoo.files import write_text
+from zoo.models import PixelModel
 from zoo.recipe import Recipe, dump_recipe
 from zoo.registry import DATA, MODELS
 from zoo.run_folder import METRICS, opened, trim_metrics
@@ -110,7 +111,7 @@ def dry_run(recipe: Recipe, data_dir: Path | None = None) -> dict[str, Any]:
     losses = []
     for _ in range(2):
         began = time.perf_counter()
-        losses.append(step(recipe, run, data, batch, math.inf).item())
+        losses.append(step(recipe, run, data, batch, math.inf))
         seconds = time.perf_counter() - began
     steps = recipe.training.epochs * _steps_per_epoch(recipe, data)
     return {
@@ -129,11 +130,15 @@ def dry_run(recipe: Recipe, data_dir: Path | None = None) -> dict[str, Any]:
 
 def begin(recipe: Recipe) -> Run:
     """A run at step 0, its weights drawn from the recipe's seed."""
-    device = _device()
     with _forked_rng():
         torch.manual_seed(recipe.seed)
         model = MODELS.build(recipe.model.name, **recipe.model.arguments)
-    model = model.to(device, memory_format=torch.channels_last)
+    return start(model, recipe)
+
+
+def start(model: PixelModel, recipe: Recipe) -> Run:
+    """A run at step 0 of a model with the weights it has."""
+    model = model.to(_device(), memory_format=torch.channels_last)
 
     @torch.no_grad()
     def average(averages: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
@@ -158,7 +163,7 @@ def order(seed: int, epoch: int, images: int) -> Tensor:
     return torch.randperm(images, generator=torch.Generator().manual_seed(_seed(seed, 0, epoch)))
 
 
-def step(recipe: Recipe, run: Run, data: ImageSet, batch: Tensor, steps: float) -> Tensor:
+def step(recipe: Recipe, run: Run, data: ImageSet, batch: Tensor, steps: float) -> float:
     """One step of Adam on the images ``batch``; returns their mean nats before it."""
     model, device = run.model, next(run.model.parameters()).device
     # The one source of randomness of a step: nothing needs to be remembered to repeat it.
@@ -174,9 +179,11 @@ def step(recipe: Recipe, run: Run, data: ImageSet, batch: Tensor, steps: float) 
     run.optimizer.zero_grad()
     loss.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.clip or math.inf)
-    if not torch.isfinite(loss + norm):
+    # Asked for together: on a GPU each question waits for all that was begun.
+    nats, norm = torch.stack((loss.detach(), norm)).tolist()
+    if not math.isfinite(nats + norm):
         raise TrainingError(
-            f"loss {loss.item()}, gradient norm {norm.item()} in step {run.step}: it was not taken; "
+            f"loss {nats}, gradient norm {norm} in step {run.step}: it was not taken; "
             "train again into another --output with a lower optimizer.learning_rate or training.precision=float32"
         )
     for group in run.optimizer.param_groups:
@@ -184,7 +191,7 @@ def step(recipe: Recipe, run: Run, data: ImageSet, batch: Tensor, steps: float) 
     run.optimizer.step()
     run.step += 1
     run.average.update_parameters(model)
-    return loss.detach()
+    return nats
 
 
 def _loop(
@@ -205,7 +212,7 @@ def _loop(
         )
         for batch in batches[run.step - epoch * per_epoch :]:
             began = time.perf_counter()
-            nats = step(recipe, run, train_set, batch, steps).item()
+            nats = step(recipe, run, train_set, batch, steps)
             seconds = time.perf_counter() - began
             run.seconds += seconds
             run.nats += nats * len(batch)

@@ -41,7 +41,11 @@ class ConditionalBias(nn.Module):
         """Add V y for the labels of the context."""
         if context is None or context.labels is None:
             raise ValueError("this layer is conditional and was given no labels; pass Context(labels=...)")
-        return x + self.weight[context.labels][:, :, None, None].to(x.dtype)
+
+        def bias() -> Tensor:
+            return self.weight[context.labels][:, :, None, None].to(x.dtype)
+
+        return x + (bias() if context.front is None else context.front.once(self, bias))
 
     def extra_repr(self) -> str:
         """The constructor's arguments, as ``repr`` shows them."""

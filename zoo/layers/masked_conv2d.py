@@ -102,6 +102,11 @@ class MaskedConv2d(nn.Conv2d):
         rows, columns = self.kernel_size
         return rows // 2 * columns + columns // 2 + (self.mask_type == "B")
 
+    def _side_by_side(self) -> Tensor:
+        """The live taps as one matrix product takes them: (out, taps * in); with groups, (out, in, taps)."""
+        weight = self.weight.flatten(2)[..., : self._live]
+        return weight.mT.flatten(1) if self.groups == 1 else weight.contiguous()
+
     def reset_parameters(self) -> None:
         """Draw weights uniformly with variance 1 / (3 fan-in) of the live taps; the dead ones are zero."""
         bound = 1 / math.sqrt(self.in_channels // self.groups * self._live)
@@ -115,9 +120,9 @@ class MaskedConv2d(nn.Conv2d):
         """Convolve a whole image, or multiply the live taps of a front."""
         if context is not None and context.front is not None:
             seen = context.front.gather(self, x)
-            weight = self.weight.flatten(2)[..., : self._live]
+            weight = context.front.once(self, self._side_by_side)
             if self.groups == 1:
-                return F.linear(seen.movedim(1, -1), weight.mT.flatten(1), self.bias).movedim(-1, 1)
+                return F.linear(seen.permute(3, 2, 0, 1), weight, self.bias).permute(2, 3, 1, 0)
             seen = seen.unflatten(1, (self._live, self.in_channels)).transpose(1, 2).flatten(1, 2)
             return F.conv2d(seen, weight.flatten(1)[..., None, None], self.bias, groups=self.groups)
         above, beside = self.padding

@@ -46,15 +46,8 @@ class PixelModel(nn.Module):
         """
         if x.ndim != 4 or tuple(x.shape[1:]) != self.image_shape:
             raise RequestError(f"images have shape {tuple(x.shape)}; this model takes (B, {str(self.image_shape)[1:]}")
-        steps = x.detach().double() * (self.likelihood.levels - 1)
-        # Asked so that a NaN, which is not comparable, is refused too.
-        if not ((x >= 0) & (x <= 1) & ((steps - steps.round()).abs() < 1e-4)).all():
-            raise RequestError(
-                f"images hold values off the grid of {self.likelihood.levels} levels in [0, 1]; "
-                "binarize or quantize them first: zoo.data has the protocols"
-            )
-        parameter = next(self.parameters())
-        x = x.to(parameter)
+        self._check_grid(x)
+        x = x.to(next(self.parameters()))
         return self.likelihood.log_prob(self(x, Context(labels=self.check_labels(labels, len(x)))), x)
 
     def sample(
@@ -64,13 +57,58 @@ class PixelModel(nn.Module):
         *,
         seed: int = 0,
         sampler: Literal["fast", "naive"] = "fast",
-        batch_size: int = 256,
+        temperature: float = 1.0,
+        given: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        batch_size: int | None = None,
+        memory: int | None = None,
+        progress: sampling.Progress | None = None,
     ) -> Tensor:
-        """Draw exact samples (images, C, H, W); see :func:`zoo.sampling.sample`."""
+        """Draw exact samples (images, C, H, W), or complete ``given`` ones; see :func:`zoo.sampling.sample`.
+
+        Raises:
+            RequestError: a number, the labels or the given pixels.
+
+        Example:
+            >>> import torch, zoo
+            >>> model = zoo.create("pixelcnn", channels=4, layers=1, image_shape=(1, 4, 4))
+            >>> upper = torch.full((1, 4, 4), torch.nan)  # NaN: to be sampled
+            >>> upper[:, :2] = 1.0
+            >>> bool((model.sample(3, given=upper)[:, :, :2] == 1).all())
+            True
+        """
         if images < 0:
             raise RequestError(f"asked for {images} images; ask for 0 or more")
-        labels = self.check_labels(labels, images)
-        return sampling.sample(self, images, labels=labels, seed=seed, sampler=sampler, batch_size=batch_size)
+        if given is not None:
+            if tuple(given.shape) not in (self.image_shape, (1, *self.image_shape), (images, *self.image_shape)):
+                raise RequestError(
+                    f"given pixels have shape {tuple(given.shape)}; pass {(images, *self.image_shape)}, "
+                    f"or {self.image_shape} for all, with NaN where to sample"
+                )
+            self._check_grid(given.nan_to_num(0.0))
+            given = given.to(next(self.parameters()).device)
+        return sampling.sample(
+            self,
+            images,
+            labels=self.check_labels(labels, images),
+            seed=seed,
+            sampler=sampler,
+            temperature=temperature,
+            given=given,
+            dtype=dtype,
+            batch_size=batch_size,
+            memory=memory,
+            progress=progress,
+        )
+
+    def _check_grid(self, x: Tensor) -> None:
+        steps = x.detach().double() * (self.likelihood.levels - 1)
+        # Asked so that a NaN, which is not comparable, is refused too.
+        if not ((x >= 0) & (x <= 1) & ((steps - steps.round()).abs() < 1e-4)).all():
+            raise RequestError(
+                f"images hold values off the grid of {self.likelihood.levels} levels in [0, 1]; "
+                "binarize or quantize them first: zoo.data has the protocols"
+            )
 
     def check_labels(self, labels: Tensor | Sequence[int] | int | None, images: int) -> Tensor | None:
         """The labels as (images,) int64 on the model's device, one for all if a single one was given.
