@@ -26,21 +26,23 @@ from zoo.training import order, start, step
 
 STEPS = 4
 
+Steps = Callable[[], list[float]]
+"""A few steps of a training, and their losses."""
 
-def recipe_for(name: str, batch: int) -> Recipe:
+
+def recipe_for(name: str, batch: int, precision: str = "auto") -> Recipe:
     """The recipe of a zoo model with another batch size; the course's model takes that of pixelcnn-mnist."""
     path = find_recipe("pixelcnn") if name == "course" else folder.find(name) / "recipe.yaml"
-    return load_recipe(path, [f"training.batch_size={batch}"])
+    return load_recipe(path, [f"training.batch_size={batch}", f"training.precision={precision}"])
 
 
-def zoo_steps(model: PixelModel, recipe: Recipe, data: ImageSet) -> Callable[[], None]:
+def zoo_steps(model: PixelModel, recipe: Recipe, data: ImageSet) -> Steps:
     """A few steps of the zoo's trainer."""
     run = start(model, recipe)
     batches = order(0, 0, len(data)).split(recipe.training.batch_size)
 
-    def steps() -> None:
-        for _ in range(STEPS):
-            step(recipe, run, data, batches[run.step % len(batches)], 100_000)
+    def steps() -> list[float]:
+        return [step(recipe, run, data, batches[run.step % len(batches)], 100_000) for _ in range(STEPS)]
 
     return steps
 
@@ -58,14 +60,15 @@ class Images(Dataset):
         return to_grid(self.data.images[index], self.protocol), self.data.labels[index]
 
 
-def textbook_steps(model: PixelModel, recipe: Recipe, data: ImageSet) -> Callable[[], None]:
+def textbook_steps(model: PixelModel, recipe: Recipe, data: ImageSet) -> Steps:
     """A few steps as a course's training loop takes them."""
     model = textbook.to_train(model).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.optimizer.learning_rate)
     loader = DataLoader(Images(data, recipe.data.protocol), batch_size=recipe.training.batch_size, shuffle=True)
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
 
-    def steps() -> None:
+    def steps() -> list[float]:
+        losses = []
         for _ in range(STEPS):
             x, labels = next(batches)
             logits = model(x, Context(labels=labels if model.num_classes is not None else None))
@@ -73,7 +76,8 @@ def textbook_steps(model: PixelModel, recipe: Recipe, data: ImageSet) -> Callabl
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            loss.item()
+            losses.append(loss.item())
+        return losses
 
     return steps
 
@@ -81,7 +85,7 @@ def textbook_steps(model: PixelModel, recipe: Recipe, data: ImageSet) -> Callabl
 SIDES = {"textbook": textbook_steps, "zoo": zoo_steps}
 
 
-def prepared(side: str, name: str, batch: int) -> Callable[[], None]:
+def prepared(side: str, name: str, batch: int) -> Steps:
     """The steps of one side, and all that they need."""
     recipe = recipe_for(name, batch)
     return SIDES[side](named(name), recipe, DATA.get(recipe.data.name)("train", None))

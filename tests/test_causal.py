@@ -81,6 +81,25 @@ def test_front_by_front_is_all_at_once(case, size):
         torch.testing.assert_close(run_over_fronts(module, x), module(x))
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_any_taps_of_any_image_size(seed):
+    # Taps that reach far in any direction, so that slopes exceed widths, rings wrap and rows end at odd times.
+    generator = torch.Generator().manual_seed(seed)
+
+    def numbers(low, high, count):
+        return torch.randint(low, high + 1, (count,), generator=generator).tolist()
+
+    layers = []
+    for first in (True, False, False):
+        rows, columns = numbers(-4, 0, 4), numbers(-6, 6, 4)
+        taps = {(i, j if i < 0 else -abs(j)) for i, j in zip(rows, columns, strict=True)}
+        layers.append(Taps(1, tuple(sorted(tap for tap in taps | {(-1, -2)} if not first or tap != (0, 0)))))
+    module = Sequential(*layers).double()
+    x = torch.randn(2, 1, *numbers(1, 9, 2), dtype=torch.float64, generator=generator)
+    with torch.no_grad():
+        torch.testing.assert_close(run_over_fronts(module, x), module(x))
+
+
 @pytest.mark.parametrize(
     ("module", "message"),
     [

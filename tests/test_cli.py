@@ -7,6 +7,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import zoo
+from zoo.data import to_grid
+from zoo.registry import DATA
 
 NAMES = ["cond-pixelcnn-mnist", "pixelcnn-mnist"]
 
@@ -84,6 +86,34 @@ def test_bundled_models_sample_each_digit(zoo_command, tmp_path):
     assert load_file(tmp_path / "x.safetensors")["labels"].tolist() == [3, 3, 7, 7]
 
 
+def test_complete_images_and_verify_them(zoo_command, tmp_path):
+    arguments = ("sample", "cond-pixelcnn-mnist", "-n", "12", "--verify", "--temperature", "0.9", "--json")
+    answer = zoo_command(*arguments, "--given", "test", "--keep", "14", "-o", "x.safetensors")
+    report = json.loads(answer.stdout)
+    assert report["verified"], answer.stderr
+    assert report["values"] == 12 * 784
+    tensors = load_file(tmp_path / "x.safetensors")
+    data = DATA.get("mnist")("test", None)
+    assert tensors["labels"].tolist() == data.labels[:12].tolist()
+    truth = to_grid(data.images[:12], "threshold")
+    assert (tensors["images"][:, :, :14] == truth[:, :, :14]).all()
+    assert (tensors["images"] != truth).any()
+    # The same from a file, whose upper half is kept when it says nothing.
+    answer = zoo_command(*arguments, "--given", "x.safetensors", "--labels", "5", "-o", "y.safetensors")
+    assert json.loads(answer.stdout)["verified"]
+    again = load_file(tmp_path / "y.safetensors")
+    assert (again["images"][:, :, :14] == truth[:, :, :14]).all()
+    assert again["labels"].tolist() == [5] * 12
+
+
+def test_other_ways_to_compute_the_same_samples(zoo_command, tmp_path):
+    for number, arguments in enumerate([(), ("--batch-size", "3"), ("--memory", "1"), ("--dtype", "float64")]):
+        zoo_command("sample", "pixelcnn-mnist", "-n", "10", *arguments, "-o", f"{number}.safetensors")
+        image = load_file(tmp_path / f"{number}.safetensors")["images"]
+        assert (image == load_file(tmp_path / "0.safetensors")["images"]).all()
+    assert zoo_command("sample", "pixelcnn-mnist", "-n", "2", "--dtype", "bfloat16", "-o", "x.png").returncode == 0
+
+
 def test_check(zoo_command, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from torch import nn\n"
@@ -117,6 +147,11 @@ MISTAKES = [
     (("sample", "pixelcnn-mnist", "-n", "0", "-o", "x.png"), 2, "0 is not in the range"),
     (("sample", "pixelcnn-mnist", "-o", "x.jpg"), 2, "must end in .png, .gif or .safetensors"),
     (("sample", "pixelcnn-mnist", "-o", "nowhere/x.png"), 2, "no folder 'nowhere'"),
+    (("sample", "pixelcnn-mnist", "--keep", "3", "-o", "x.png"), 2, "name the images with --given"),
+    (("sample", "pixelcnn-mnist", "--given", "tset", "-o", "x.png"), 2, "name a split"),
+    (("sample", "pixelcnn-mnist", "--given", "no.safetensors", "-o", "x.png"), 2, "no.safetensors"),
+    (("sample", "pixelcnn-mnist", "--temperature", "-1", "-o", "x.png"), 2, "temperature is -1"),
+    (("sample", "pixelcnn-mnist", "--dtype", "bfloat16", "--verify", "-o", "x.png"), 2, "leave out --dtype bfloat16"),
     (("eval", "pixelcnn-mnist", "--data-dir", "nowhere"), 2, "no MNIST in nowhere"),
     (("eval", "pixelcnn-mnist", "--data", "mnits"), 2, "did you mean 'mnist'"),
     (("eval", "pixelcnn-mnist", "--data", "synthetic"), 2, "the model takes (1, 28, 28)"),

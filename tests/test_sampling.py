@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -5,6 +6,8 @@ import torch
 from torch import nn
 
 import zoo
+from zoo.causal import Context, over_fronts, schedule
+from zoo.layers import ResidualBlock
 from zoo.registry import MODELS
 from zoo.sampling import noise, sample, verify
 
@@ -61,11 +64,134 @@ def test_verification_fails_on_a_single_wrong_pixel():
     assert not verify(model, model.sample(16, seed=0), seed=1).verified
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("images", "batch_size"), [(1, None), (7, 3), (64, None), (64, 7), (64, 1)])
+@pytest.mark.parametrize("name", zoo.list_models("*mnist*"))
+def test_every_batch_and_chunk_size_is_verified(name, images, batch_size, dtype):
+    model = zoo.load(name).to(dtype)
+    labels = LABELS[:images] if model.num_classes else None
+    x = model.sample(images, labels, seed=6, batch_size=batch_size)
+    assert verify(model, x, labels=labels, seed=6).verified
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_the_same_images_whatever_the_batch(batch_size):
     model = small(num_classes=10)
     labels = LABELS[:20]
     assert torch.equal(model.sample(20, labels, seed=4, batch_size=batch_size), model.sample(20, labels, seed=4))
+
+
+def test_memory_bounds_the_chunks():
+    model = small()
+    image = schedule(model, 1).bytes_per_image(model.image_shape, 4)
+    told = []
+    x = model.sample(10, seed=4, memory=4 * image, progress=lambda done, total: told.append((done, total)))
+    assert torch.equal(x, model.sample(10, seed=4))
+    # The first front has one pixel of each image of the chunk: 10 images in equal chunks of no more than 4.
+    assert told[0] == (4, 640)
+    assert told[-1] == (640, 640)
+    model.sample(10, seed=4, memory=1, progress=lambda done, total: told.append((done, total)))
+    assert (1, 640) in told
+
+
+def test_rings_hold_no_more_than_the_schedule_says():
+    model = small()
+    plan = schedule(model, 1)
+    x = torch.zeros(3, 1, 8, 8)
+    with torch.no_grad():
+        for context, front in over_fronts(plan, 8, 8, Context()):
+            model(front.take(x, 1), context)
+            held = {slot.untyped_storage().data_ptr(): slot.untyped_storage().nbytes() for slot in front_slots(front)}
+    assert 0 < sum(held.values()) <= 3 * plan.bytes_per_image(model.image_shape, 4)
+
+
+def front_slots(front):
+    return [slot for ring in front._rings if ring is not None for slot in ring.slots]
+
+
+@pytest.mark.parametrize("sampler", ["fast", "naive"])
+def test_progress_grows_to_all_pixels(sampler):
+    told = []
+    small().sample(5, sampler=sampler, batch_size=2, progress=lambda done, total: told.append((done, total)))
+    done = [pixels for pixels, _ in told]
+    assert {total for _, total in told} == {5 * 64}
+    assert done == sorted(done)
+    assert done[-1] == 5 * 64
+
+
+def test_temperature_divides_the_logits():
+    model = small()
+    x = model.sample(16, seed=0, temperature=0.5)
+    assert verify(model, x, seed=0, temperature=0.5).verified
+    assert not verify(model, x, seed=0).verified
+    assert torch.equal(x, model.sample(16, seed=0, temperature=0.5, sampler="naive"))
+    # Near zero every pixel takes its likeliest value, whatever the noise.
+    assert torch.equal(model.sample(4, seed=0, temperature=1e-9), model.sample(4, seed=1, temperature=1e-9))
+    with pytest.raises(ValueError, match="temperature is 0"):
+        model.sample(1, temperature=0)
+
+
+def test_given_pixels_are_kept_and_the_rest_drawn():
+    torch.manual_seed(3)
+    model = zoo.create("pixelcnn", channels=8, layers=3, image_shape=(2, 8, 8), num_classes=10).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    labels = LABELS[:30]
+    given = torch.where(torch.rand(30, 2, 8, 8) < 0.3, torch.rand(30, 2, 8, 8).round(), torch.nan)
+    known = ~given.isnan()
+    x = model.sample(30, labels, seed=2, given=given, batch_size=7)
+    assert torch.equal(x[known].float(), given[known])
+    assert 0.05 < x[~known].mean() < 0.95
+    assert torch.equal(x, model.sample(30, labels, seed=2, given=given, sampler="naive"))
+    assert verify(model, x, labels=labels, seed=2, given=given).verified
+    assert not verify(model, 1 - x, labels=labels, seed=2, given=given).verified
+    # What is given changes what follows it, and nothing before it.
+    below = torch.full((2, 8, 8), torch.nan)
+    below[:, 4:] = 1
+    plain = model.sample(30, labels, seed=2)
+    assert torch.equal(model.sample(30, labels, seed=2, given=below)[:, :, :4], plain[:, :, :4])
+    above = below.flip(1)
+    assert not torch.equal(model.sample(30, labels, seed=2, given=above)[:, :, 4:], plain[:, :, 4:])
+
+
+def test_wrong_given_pixels():
+    model = small()
+    with pytest.raises(ValueError, match=r"given pixels have shape \(2, 1, 8, 8\); pass \(3, 1, 8, 8\)"):
+        model.sample(3, given=torch.zeros(2, 1, 8, 8))
+    with pytest.raises(ValueError, match="off the grid"):
+        model.sample(3, given=torch.full((1, 8, 8), 0.5))
+
+
+def test_the_dtype_to_compute_in():
+    model = small()
+    half = model.sample(40, seed=1, dtype=torch.bfloat16)
+    assert half.dtype == torch.float32
+    assert set(half.unique().tolist()) == {0.0, 1.0}
+    assert next(model.parameters()).dtype == torch.float32
+    assert (half != model.sample(40, seed=1)).float().mean() < 0.2
+    double = model.sample(40, seed=1, dtype=torch.float64)
+    assert verify(model.double(), double, seed=1).verified
+
+
+def test_the_schedule_is_found_once_and_again_when_the_model_is_built_otherwise():
+    model = small()
+    passes = []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    model.sample(1)
+    first, fronts = len(passes), schedule(model, 1).fronts(8, 8)
+    passes.clear()
+    model.sample(1)
+    assert len(passes) == fronts < first
+    model.net[1] = ResidualBlock(8, dilation=5)
+    assert verify(model, model.sample(4), seed=0).verified
+    assert verify(copy.deepcopy(model), copy.deepcopy(model).sample(4), seed=0).verified
+
+
+def test_samples_can_be_trained_on():
+    model = small()
+    x = model.sample(2)
+    model.log_prob(x).sum().backward()
+    assert not x.is_inference()
 
 
 def test_noise_is_fixed_for_ever():

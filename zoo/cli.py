@@ -264,28 +264,85 @@ def eval_command(
 @click.option("--labels", help="Classes, as in 0,1,2; shared equally among the images. By default all classes.")
 @click.option("--sampler", default="fast", type=click.Choice(["fast", "naive"]), show_default=True)
 @click.option(
+    "--temperature", default=1.0, show_default=True, help="Divides the logits; below 1 likelier, less varied."
+)
+@click.option(
+    "--given",
+    metavar="SPLIT|PATH",
+    help="Complete images: of a split of the model's data set (test), or tensor images of a .safetensors file.",
+)
+@click.option(
+    "--keep", type=click.IntRange(0), metavar="ROWS", help="Rows of the given images to keep; half by default."
+)
+@click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), help="To compute in.")
+@click.option("--batch-size", type=click.IntRange(1), help="Images at a time; by default as many as --memory allows.")
+@click.option("--memory", type=click.IntRange(1), metavar="MIB", help="Bound on what the fast sampler holds at a time.")
+@click.option(
+    "--verify", "verifying", is_flag=True, help="Hold the samples against one parallel pass; exit 1 if wrong."
+)
+@click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="PATH.png, PATH.gif or PATH.safetensors"
 )
 @json_option
 def sample_command(
-    model: str, images: int, seed: int, labels: str | None, sampler: str, output: Path, as_json: bool
-) -> None:
+    model: str,
+    images: int,
+    seed: int,
+    labels: str | None,
+    sampler: str,
+    temperature: float,
+    given: str | None,
+    keep: int | None,
+    dtype: str | None,
+    batch_size: int | None,
+    memory: int | None,
+    verifying: bool,
+    output: Path,
+    as_json: bool,
+) -> int | None:
     """Draw exact samples of a trained MODEL: a grid (.png), an animation (.gif) or tensors (.safetensors)."""
     if output.suffix not in (".png", ".gif", ".safetensors"):
         raise RequestError(f"output is {str(output)!r}; it must end in .png, .gif or .safetensors")
     if not output.parent.is_dir():
         raise RequestError(f"output is {str(output)!r}, but there is no folder {str(output.parent)!r}; make it first")
+    if keep is not None and given is None:
+        raise RequestError("--keep says how many rows of given images to keep; name the images with --given")
+    if verifying and dtype == "bfloat16":
+        raise RequestError("--verify compares with the model in its own precision; leave out --dtype bfloat16")
     import torch
 
     from zoo import folder, pictures
-    from zoo.sampling import share_labels
+    from zoo.sampling import share_labels, verify
 
     loaded = folder.load(model)
+    if dtype is not None and dtype != "bfloat16":
+        loaded = loaded.to(getattr(torch, dtype))
     classes = _classes(labels, loaded.num_classes)
     chosen = None if classes is None else share_labels(classes, images)
+    known = None
+    if given is not None:
+        known, own_labels = _given(given, folder.read_config(folder.find(model)), images, keep)
+        if labels is None and chosen is not None and own_labels is not None:
+            chosen = own_labels
     began = time.perf_counter()
-    x = loaded.sample(images, chosen, seed=seed, sampler=sampler)
+    with _bar("sampling pixels") as progress:
+        x = loaded.sample(
+            images,
+            chosen,
+            seed=seed,
+            sampler=sampler,
+            temperature=temperature,
+            given=known,
+            dtype=torch.bfloat16 if dtype == "bfloat16" else None,
+            batch_size=batch_size,
+            memory=None if memory is None else memory * 2**20,
+            progress=progress,
+        )
     seconds = time.perf_counter() - began
+    verdict = None
+    if verifying:
+        condition = loaded.check_labels(chosen, images)
+        verdict = verify(loaded, x, labels=condition, seed=seed, temperature=temperature, given=known)
     columns = 10 if images % 10 == 0 or images > 100 else max(1, round(images**0.5))
     if output.suffix == ".png":
         pictures.save_grid(x, output, columns=columns, labels=chosen)
@@ -296,9 +353,50 @@ def sample_command(
 
         save_tensors({"images": x} | ({} if chosen is None else {"labels": torch.tensor(chosen)}), output)
     if as_json:
-        _print_json({"images": images, "seconds": seconds, "path": str(output)})
+        found = {} if verdict is None else asdict(verdict) | {"verified": verdict.verified}
+        _print_json({"images": images, "seconds": seconds, "path": str(output)} | found)
     else:
         click.echo(f"{output}: {images} images in {seconds:.2f} s")
+        if verdict is not None:
+            answer = "verified" if verdict.verified else "NOT VERIFIED"
+            click.echo(
+                f"{answer}: {verdict.mismatches} of {verdict.values:,} draws differ from one parallel pass; "
+                f"{verdict.near} too near to a step to tell"
+            )
+    return 1 if verdict is not None and not verdict.verified else 0
+
+
+def _given(source: str, config: dict[str, Any], images: int, keep: int | None) -> tuple[Any, list[int] | None]:
+    """Images (images, C, H, W) with NaN where to sample, and their labels if they have any."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    from zoo.data import to_grid
+    from zoo.registry import DATA
+
+    labels = None
+    if source.endswith(".safetensors"):
+        try:
+            with safe_open(source, framework="pt") as file:
+                x = file.get_tensor("images").float()
+        except (SafetensorError, OSError) as error:
+            raise RequestError(f"--given {source} holds no tensor images: {error}") from None
+        if x.ndim != 4:
+            raise RequestError(f"--given {source}: images have shape {tuple(x.shape)}; they must be (N, C, H, W)")
+    elif source in ("train", "validation", "test"):
+        data = DATA.get(config["dataset"])(source, None)
+        generator = torch.Generator().manual_seed(0)
+        x = to_grid(data.images[:images], config["protocol"], generator)
+        labels = None if data.labels is None else data.labels[:images].tolist()
+    else:
+        raise RequestError(f"--given is {source!r}; name a split (train, validation, test) or a .safetensors file")
+    if len(x) < images:
+        raise RequestError(f"--given {source} has {len(x)} images; complete no more with -n")
+    x, height = x[:images].clone(), x.shape[2]
+    # A file may mark with NaN what to sample; a whole image keeps its upper half.
+    if keep is not None or not x.isnan().any():
+        x[:, :, height // 2 if keep is None else keep :] = torch.nan
+    return x, labels
 
 
 @command("check")
