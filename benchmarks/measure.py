@@ -2,10 +2,10 @@
 
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 
@@ -23,8 +23,7 @@ def alternate(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, flo
 def peak_bytes(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> int:
     """By how much ``prepare(*arguments)()`` lets the memory of a fresh process grow, at its peak.
 
-    What the libraries take when they are imported is not counted. Call it while this process is still small, since a
-    child's peak begins with its parent's.
+    What the libraries take when they are imported is not counted.
     """
     with get_context("spawn").Pool(1) as pool:
         return pool.apply(_growth, (prepare, arguments))
@@ -37,5 +36,8 @@ def _growth(prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...
 
 
 def _peak() -> int:
-    # Linux counts in kibibytes, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, whose ru_maxrss a child takes over from its parent
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -15,10 +15,10 @@ from zoo.training import order, start, step
 def losses(name: str, batch: int, steps: int, precision: str) -> list[float]:
     """Nats per image of each step."""
     recipe = recipe_for(name, batch, precision)
-    data = DATA.get(recipe.data.name)("train", None)
-    batches = order(recipe.seed, 0, len(data)).split(batch)
     run = start(named(name), recipe)
-    return [step(recipe, run, data, batches[index], 10 * steps) for index in range(steps)]
+    data = DATA.get(recipe.data.name)("train", None).to(next(run.model.parameters()).device)
+    batches = order(recipe.seed, 0, len(data)).split(batch)
+    return [step(recipe, run, data, batches[index % len(batches)], 10 * steps) for index in range(steps)]
 
 
 def plot(curves: dict[str, list[float]], title: str, path: Path) -> None:
@@ -41,7 +41,7 @@ def plot(curves: dict[str, list[float]], title: str, path: Path) -> None:
 @click.command()
 @click.argument("model", default="course")
 @click.option("--batch", default=64, show_default=True, help="Images per step.")
-@click.option("--steps", default=200, show_default=True)
+@click.option("--steps", default=200, type=click.IntRange(1), show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="PATH.png for the curves.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, with both curves.")
 def main(model: str, batch: int, steps: int, output: Path | None, as_json: bool) -> None:

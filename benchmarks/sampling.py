@@ -71,8 +71,8 @@ def measure(model: PixelModel, batch: int, rounds: int, passes: int) -> dict[str
         "forward": layouts[layout],
         "own_forward": forward(model, batch, "channels_last"),
     }
-    for side in ("fast", "own_forward"):
-        sides[side]()
+    for run in sides.values():
+        run()
     seconds = alternate(sides, rounds)
     pixels = model.image_shape[1] * model.image_shape[2]
     naive_seconds = seconds["naive"] * pixels / passes
@@ -98,7 +98,6 @@ def measure(model: PixelModel, batch: int, rounds: int, passes: int) -> dict[str
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def main(model: str, batch: int, rounds: int, passes: int, as_json: bool) -> None:
     """Draw samples of MODEL, "course" or a name of the zoo, as a textbook does and as the zoo does."""
-    # First, while this process is small: a child begins with the peak of its parent.
     memory = {
         "forward_peak_bytes": peak_bytes(_textbook_forward, model, batch),
         "fast_peak_bytes": peak_bytes(_fast, model, batch),

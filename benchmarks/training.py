@@ -1,6 +1,7 @@
 """Images per second and peak memory in training: the zoo's step against the textbook's.
 
-The textbook: full kernels, masked before each pass, a batch normalization after each, float32, an ordinary DataLoader.
+The textbook: full kernels, masked before each pass, a batch normalization after each, float32, the default memory
+layout, an ordinary DataLoader.
 The zoo: its trainer's own step, as ``zoo train`` runs it.
 """
 
@@ -39,6 +40,7 @@ def recipe_for(name: str, batch: int, precision: str = "auto") -> Recipe:
 def zoo_steps(model: PixelModel, recipe: Recipe, data: ImageSet) -> Steps:
     """A few steps of the zoo's trainer."""
     run = start(model, recipe)
+    data = data.to(next(run.model.parameters()).device)
     batches = order(0, 0, len(data)).split(recipe.training.batch_size)
 
     def steps() -> list[float]:
@@ -62,7 +64,8 @@ class Images(Dataset):
 
 def textbook_steps(model: PixelModel, recipe: Recipe, data: ImageSet) -> Steps:
     """A few steps as a course's training loop takes them."""
-    model = textbook.to_train(model).train()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = textbook.to_train(model).train().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.optimizer.learning_rate)
     loader = DataLoader(Images(data, recipe.data.protocol), batch_size=recipe.training.batch_size, shuffle=True)
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
@@ -70,7 +73,7 @@ def textbook_steps(model: PixelModel, recipe: Recipe, data: ImageSet) -> Steps:
     def steps() -> list[float]:
         losses = []
         for _ in range(STEPS):
-            x, labels = next(batches)
+            x, labels = (tensor.to(device) for tensor in next(batches))
             logits = model(x, Context(labels=labels if model.num_classes is not None else None))
             loss = nn.functional.binary_cross_entropy_with_logits(logits, x)
             optimizer.zero_grad()
@@ -93,7 +96,6 @@ def prepared(side: str, name: str, batch: int) -> Steps:
 
 def measure(name: str, batch: int, rounds: int) -> dict[str, float | int]:
     """Both sides in turn."""
-    # First, while this process is small: a child begins with the peak of its parent.
     peak = {side: peak_bytes(prepared, side, name, batch) for side in SIDES}
     sides = {side: prepared(side, name, batch) for side in SIDES}
     for steps in sides.values():

@@ -209,3 +209,11 @@ def test_the_receptive_field_of_a_first_layer():
 def test_what_is_no_image_model_is_refused(module, message):
     with pytest.raises(ValueError, match=message):
         check(module)
+
+
+def test_a_layer_that_lays_out_its_output_otherwise():
+    class Columns(nn.Module):
+        def forward(self, x):
+            return x.mT.contiguous().mT
+
+    assert check(Sequential(MaskedConv2d("B", 1, 2, 3), Columns()), (1, 8, 8), layer=True).verified

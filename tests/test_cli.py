@@ -99,6 +99,8 @@ def test_complete_images_and_verify_them(zoo_command, tmp_path):
     assert (tensors["images"][:, :, :14] == truth[:, :, :14]).all()
     assert (tensors["images"] != truth).any()
     # The same from a file, whose upper half is kept when it says nothing.
+    zoo_command(*arguments, "--given", "x.safetensors", "-o", "z.safetensors")
+    assert load_file(tmp_path / "z.safetensors")["labels"].tolist() == data.labels[:12].tolist()
     answer = zoo_command(*arguments, "--given", "x.safetensors", "--labels", "5", "-o", "y.safetensors")
     assert json.loads(answer.stdout)["verified"]
     again = load_file(tmp_path / "y.safetensors")

@@ -1,13 +1,18 @@
 import copy
+import gc
 import math
+import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 import zoo
-from zoo.causal import Context, over_fronts, schedule
-from zoo.layers import ResidualBlock
+from zoo.causal import Context, Sequential, over_fronts, schedule
+from zoo.layers import ConditionalBias, MaskedConv2d, ResidualBlock
+from zoo.likelihoods.bernoulli import Bernoulli
+from zoo.models import PixelModel
 from zoo.registry import MODELS
 from zoo.sampling import noise, sample, verify
 
@@ -171,6 +176,8 @@ def test_the_dtype_to_compute_in():
     assert (half != model.sample(40, seed=1)).float().mean() < 0.2
     double = model.sample(40, seed=1, dtype=torch.float64)
     assert verify(model.double(), double, seed=1).verified
+    with pytest.raises(ValueError, match=r"dtype is torch.int32; it must be floating"):
+        model.sample(1, dtype=torch.int32)
 
 
 def test_the_schedule_is_found_once_and_again_when_the_model_is_built_otherwise():
@@ -185,6 +192,43 @@ def test_the_schedule_is_found_once_and_again_when_the_model_is_built_otherwise(
     model.net[1] = ResidualBlock(8, dilation=5)
     assert verify(model, model.sample(4), seed=0).verified
     assert verify(copy.deepcopy(model), copy.deepcopy(model).sample(4), seed=0).verified
+
+
+class Guided(PixelModel):
+    """Runs its layers twice, with other labels: what is prepared once must know for which."""
+
+    def __init__(self):
+        super().__init__((1, 6, 6), Bernoulli(), 10)
+        self.net = Sequential(MaskedConv2d("A", 1, 1, 5), ConditionalBias(10, 1))
+        nn.init.normal_(self.net[1].weight, std=2)
+        self.far = False
+
+    def forward(self, x, context=None):
+        other = replace(context, labels=torch.zeros_like(context.labels))
+        y = 2 * self.net(x, context) - self.net(x, other)
+        return self.net(y.tanh(), context) if self.far else y
+
+
+def test_what_is_prepared_once_depends_on_the_labels():
+    torch.manual_seed(0)
+    model = Guided()
+    labels = LABELS[:30]
+    assert torch.equal(model.sample(30, labels), model.sample(30, labels, sampler="naive"))
+    # Another path of the same layers, another schedule.
+    model.far = True
+    assert verify(model, model.sample(30, labels), labels=labels).verified
+
+
+def test_a_sampled_model_is_freed_at_once():
+    model = small()
+    model.sample(1)
+    gone = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_samples_can_be_trained_on():

@@ -117,8 +117,8 @@ class Schedule:
         """How many fronts an image of this size takes."""
         return width + self.slope * (height - 1) + self.lag
 
-    def bytes_per_image(self, image_shape: Sequence[int], element_size: int) -> int:
-        """What the run over fronts holds for each image: rings, the largest gathered front, noise and pixels."""
+    def bytes_per_image(self, image_shape: Sequence[int], element_size: int, outputs: int = 1) -> int:
+        """What the run over fronts holds for each image: rings, the largest gathered front, logits, noise, pixels."""
         channels, height, width = image_shape
         front = -(-width // self.slope)
         rings, gathered = 0, 0
@@ -128,7 +128,8 @@ class Schedule:
                 rings += fronts * rows * read.channels
             # What it reads, and two tensors as wide as its output, of which its input's width is a fair guess.
             gathered = max(gathered, front * read.channels * (len(read.taps) + 2))
-        return element_size * (rings + gathered) + 3 * 8 * channels * height * width
+        # Logits are compared with the noise in float64, by way of a few tensors of their size.
+        return element_size * (rings + gathered) + 8 * (4 * front * outputs + 3 * channels * height * width)
 
 
 class Front:
@@ -149,7 +150,7 @@ class Front:
         self._rings: list[_Ring | None] = [None] * len(schedule.reads)
         self._next = 0
         self._spans: dict[int, tuple[int, int, int]] = {}
-        self._kept: dict[nn.Module, Any] = {}
+        self._kept: dict[tuple[nn.Module, str], tuple[tuple[Any, ...], Any]] = {}
 
     def advance(self) -> None:
         """Go on to the next front."""
@@ -160,6 +161,7 @@ class Front:
     def take(self, images: Tensor, lag: int) -> Tensor:
         """What images (B, C, H, W) hold at this front's positions, for a tensor that lags so: a view (B, C, 1, P).
 
+        A row must be further from the next in memory than a column, as it is in all usual layouts.
         A front without positions goes on with one that is nowhere, since layers do not like empty images.
         """
         low, _, end = self.rows(lag)
@@ -171,14 +173,17 @@ class Front:
         if high > low:
             self._diagonal(images, lag, low, high).copy_(values)
 
-    def once(self, layer: nn.Module, make: Callable[[], Any]) -> Any:
+    def once(self, layer: nn.Module, make: Callable[[], Any], *of: Any) -> Any:
         """What ``make()`` gives, made once for all fronts: a weight in the layout of the product, a condition's bias.
 
-        A layer keeps one such thing; its parameters do not change while it runs over fronts.
+        Made again where ``of``, what it is made of beside the layer's parameters, are other objects than last time.
         """
-        if layer not in self._kept:
-            self._kept[layer] = make()
-        return self._kept[layer]
+        key = layer, make.__qualname__
+        made_of, made = self._kept.get(key, (None, None))
+        if made_of is None or any(one is not other for one, other in zip(made_of, of, strict=True)):
+            made = make()
+            self._kept[key] = of, made
+        return made
 
     def gather(self, layer: nn.Module, x: Tensor) -> Tensor:
         """Remember the leaf's input (B, C, 1, P) and return what its taps read, (B, taps * C, 1, P'), tap by tap."""
@@ -299,7 +304,7 @@ class DryFront:
         seen.lag = lag
         return seen
 
-    def once(self, layer: nn.Module, make: Callable[[], Any]) -> Any:
+    def once(self, layer: nn.Module, make: Callable[[], Any], *of: Any) -> Any:
         """What ``make()`` gives."""
         return make()
 

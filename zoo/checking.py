@@ -340,7 +340,7 @@ def _over_fronts(
     with torch.no_grad():
         x = torch.rand(4, *shape, dtype=torch.float64)
         whole = _run(jittered, x)
-        by_fronts = torch.zeros_like(whole)
+        by_fronts = torch.zeros(whole.shape, dtype=whole.dtype)
         for here, front in over_fronts(plan, *shape[1:], Context(labels=labels)):
             part = front.take(x, plan.input_lag)
             front.put(by_fronts, call(jittered, part, here), plan.lag)

@@ -272,7 +272,10 @@ def eval_command(
     help="Complete images: of a split of the model's data set (test), or tensor images of a .safetensors file.",
 )
 @click.option(
-    "--keep", type=click.IntRange(0), metavar="ROWS", help="Rows of the given images to keep; half by default."
+    "--keep",
+    type=click.IntRange(0),
+    metavar="ROWS",
+    help="Rows of the given images to keep; by default half, or what is not NaN in a file.",
 )
 @click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), help="To compute in.")
 @click.option("--batch-size", type=click.IntRange(1), help="Images at a time; by default as many as --memory allows.")
@@ -378,12 +381,15 @@ def _given(source: str, config: dict[str, Any], images: int, keep: int | None) -
     if source.endswith(".safetensors"):
         try:
             with safe_open(source, framework="pt") as file:
-                x = file.get_tensor("images").float()
+                x = file.get_tensor("images")
+                labels = file.get_tensor("labels")[:images].tolist() if "labels" in file.keys() else None  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise RequestError(f"--given {source} holds no tensor images: {error}") from None
-        if x.ndim != 4:
-            raise RequestError(f"--given {source}: images have shape {tuple(x.shape)}; they must be (N, C, H, W)")
+        if x.ndim != 4 or x.is_complex():
+            raise RequestError(f"--given {source}: images are {x.dtype} {tuple(x.shape)}; they must be (N, C, H, W)")
     elif source in ("train", "validation", "test"):
+        if config["dataset"] is None or config["protocol"] is None:
+            raise RequestError("the model does not say what it was trained on; give a .safetensors file instead")
         data = DATA.get(config["dataset"])(source, None)
         generator = torch.Generator().manual_seed(0)
         x = to_grid(data.images[:images], config["protocol"], generator)
@@ -392,10 +398,13 @@ def _given(source: str, config: dict[str, Any], images: int, keep: int | None) -
         raise RequestError(f"--given is {source!r}; name a split (train, validation, test) or a .safetensors file")
     if len(x) < images:
         raise RequestError(f"--given {source} has {len(x)} images; complete no more with -n")
-    x, height = x[:images].clone(), x.shape[2]
-    # A file may mark with NaN what to sample; a whole image keeps its upper half.
-    if keep is not None or not x.isnan().any():
-        x[:, :, height // 2 if keep is None else keep :] = torch.nan
+    # A file may mark with NaN what to sample; of whole images the upper half is kept.
+    if keep is None and not x.isnan().any():
+        keep = x.shape[2] // 2
+    x = x[:images].float()
+    if keep is not None:
+        x = x.clone()
+        x[:, :, keep:] = torch.nan
     return x, labels
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import FunctionType, MethodType
 from typing import Literal, Protocol
 
 import numpy as np
@@ -23,6 +24,12 @@ from zoo.errors import RequestError
 MEMORY_ON_CPU, MEMORY_ELSEWHERE = 2**25, 2**30
 
 NAIVE_BATCH = 64
+
+KEPT = "_schedule"
+"""The attribute in which a model keeps its schedule."""
+
+SETTINGS = (int, float, str, tuple, FunctionType, MethodType)
+"""Attributes that may decide which way a forward takes."""
 
 Progress = Callable[[int, int], None]
 
@@ -106,14 +113,19 @@ def sample(
         raise RequestError(f"temperature is {temperature}; it must be greater than 0")
     if batch_size is not None and batch_size < 1:
         raise RequestError(f"batch_size is {batch_size}; it must be at least 1")
+    if dtype is not None and not dtype.is_floating_point:
+        raise RequestError(f"dtype is {dtype}; it must be floating, such as torch.bfloat16")
+    with evaluating(model):
+        plan = _plan(model, labels) if sampler == "fast" and images else None
     parameter = next(model.parameters())
     if dtype not in (None, parameter.dtype):
-        model = copy.deepcopy(model).to(dtype)
+        # Together, so that the schedule is of the copy's layers.
+        model, plan = copy.deepcopy((model, plan))
+        model = model.to(dtype)
     # Half precision does not hold the grid of 256 levels.
     grid = torch.promote_types(dtype or parameter.dtype, torch.float32)
     samples = torch.zeros(images, *model.image_shape, dtype=grid, device=parameter.device)
     with evaluating(model):
-        plan = _plan(model, labels) if sampler == "fast" and images else None
         size = batch_size or _batch_size(model, plan, images, memory)
         walk = _walk_naive if plan is None else partial(_walk_fast, plan=plan)
         pixels = samples[:, 0].numel()
@@ -159,7 +171,7 @@ class _Drawing:
         return drawn if given is None else torch.where(given.isnan(), drawn, given.to(drawn))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _walk_naive(samples: Tensor, drawing: _Drawing) -> None:
     batch, _, height, width = samples.shape
     x = samples.clone(memory_format=torch.channels_last)
@@ -194,15 +206,23 @@ def _rows_outermost(images: Tensor) -> Tensor:
 
 def _plan(model: nn.Module, labels: Tensor | None) -> Schedule | None:
     """The model's schedule, found once and kept with the model for as long as it is built the same; None if none is."""
-    built = [(part, getattr(part, "taps", None), vars(part).get("forward")) for part in model.modules()]
-    known, plan = vars(model).get("_schedule", (None, None))
+    # Other layers, taps or settings may make another schedule.
+    built = [
+        (
+            id(part),
+            *((int(di), int(dj)) for di, dj in getattr(part, "taps", ())),
+            *((name, value) for name, value in vars(part).items() if name != KEPT and isinstance(value, SETTINGS)),
+        )
+        for part in model.modules()
+    ]
+    known, plan = vars(model).get(KEPT, (None, None))
     if known != built:
         try:
             plan = schedule(model, model.image_shape[0], labels=None if labels is None else labels[:1])
         except CausalityError as error:
             warnings.warn(f"sampling pixel by pixel, which is slow: {error}", stacklevel=3)
             return None
-        vars(model)["_schedule"] = built, plan
+        vars(model)[KEPT] = built, plan
     return plan
 
 
@@ -211,9 +231,10 @@ def _batch_size(model: nn.Module, plan: Schedule | None, images: int, memory: in
     if plan is None:
         return NAIVE_BATCH
     parameter = next(model.parameters())
+    outputs = model.likelihood.output_channels(model.image_shape[0])
     if memory is None:
         memory = MEMORY_ON_CPU if parameter.device.type == "cpu" else MEMORY_ELSEWHERE
-    most = max(1, memory // plan.bytes_per_image(model.image_shape, parameter.element_size()))
+    most = max(1, memory // plan.bytes_per_image(model.image_shape, parameter.element_size(), outputs))
     return math.ceil(images / math.ceil(images / most))
 
 
@@ -237,7 +258,7 @@ class Verification:
         return self.mismatches == 0
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def verify(
     model: nn.Module,
     x: Tensor,

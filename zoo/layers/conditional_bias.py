@@ -45,7 +45,7 @@ class ConditionalBias(nn.Module):
         def bias() -> Tensor:
             return self.weight[context.labels][:, :, None, None].to(x.dtype)
 
-        return x + (bias() if context.front is None else context.front.once(self, bias))
+        return x + (bias() if context.front is None else context.front.once(self, bias, context.labels))
 
     def extra_repr(self) -> str:
         """The constructor's arguments, as ``repr`` shows them."""
