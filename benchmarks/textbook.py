@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +16,9 @@ class TextbookConv2d(nn.Conv2d):
     """The masked convolution of course notes: the full kernel, its mask multiplied in before each pass."""
 
     def __init__(self, layer: MaskedConv2d) -> None:
-        super().__init__(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            padding="same",
-            dilation=layer.dilation,
-            groups=layer.groups,
-            bias=layer.bias is not None,
-        )
-        live = torch.arange(layer.weight[0, 0].numel()) < len(layer.taps)
-        self.register_buffer("mask", live.view(layer.kernel_size).to(layer.weight))
-        with torch.no_grad():
-            self.weight.copy_(layer.weight)
-            if layer.bias is not None:
-                self.bias.copy_(layer.bias)
+        super().__init__(**_arguments(layer))
+        self.register_buffer("mask", _mask(layer))
+        self.load_state_dict({"mask": self.mask} | layer.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
         """Mask, then convolve."""
@@ -60,13 +49,21 @@ def draw_pixel(model: PixelModel, x: Tensor, position: int, context: Context) ->
 
 
 def _plain(layer: MaskedConv2d) -> nn.Conv2d:
-    masked = TextbookConv2d(layer)
-    masked.weight.data *= masked.mask
-    # The same object without its mask and its forward: an nn.Conv2d.
-    convolution = nn.Conv2d(1, 1, 1)
-    convolution.__dict__.update(masked.__dict__)
-    del convolution.mask
+    convolution = nn.Conv2d(**_arguments(layer))
+    convolution.load_state_dict(layer.state_dict())
+    convolution.weight.data *= _mask(layer)
     return convolution
+
+
+def _arguments(layer: MaskedConv2d) -> dict[str, Any]:
+    """What builds a convolution with the layer's full kernel."""
+    names = ("in_channels", "out_channels", "kernel_size", "dilation", "groups")
+    return {name: getattr(layer, name) for name in names} | {"padding": "same", "bias": layer.bias is not None}
+
+
+def _mask(layer: MaskedConv2d) -> Tensor:
+    live = torch.arange(layer.weight[0, 0].numel()) < len(layer.taps)
+    return live.view(layer.kernel_size).to(layer.weight)
 
 
 def _replaced(model: PixelModel, replacement: Callable[[MaskedConv2d, bool], nn.Module]) -> PixelModel:
