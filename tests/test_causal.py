@@ -83,7 +83,7 @@ def test_front_by_front_is_all_at_once(case, size):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_any_taps_of_any_image_size(seed):
-    # Taps that reach far in any direction, so that slopes exceed widths, rings wrap and rows end at odd times.
+    # Taps that reach far in any direction, so that slopes exceed widths, cells are shared and rows end at odd times.
     generator = torch.Generator().manual_seed(seed)
 
     def numbers(low, high, count):

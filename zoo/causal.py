@@ -2,8 +2,9 @@
 
 A *leaf* is a layer that looks at neighbours. It declares ``taps``, the offsets (di, dj) it reads, and its forward
 takes a :class:`Context`. Without a front it convolves. With one it asks ``context.front.gather(self, x)`` for its
-neighbours, stacked as channels, and multiplies. Everything pointwise (activations, norms over channels, residuals,
-1x1 convolutions) runs both ways unchanged: a front's tensor is (B, C, 1, P), an image one pixel high.
+neighbours, stacked as channels, or ``context.front.linear`` for a matrix times them. Everything pointwise (activations,
+norms over channels, residuals, 1x1 convolutions) runs both ways unchanged: a front's tensor is (B, C, 1, P), an image
+one pixel high.
 
 Give pixel (i, j) the time t = j + s i, for a slope s. All pixels of one time form a front and are computed together.
 A tensor of lag l holds, while front t is computed, the positions of time t - l: the input, the pixels drawn last,
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 Tap = tuple[int, int]
@@ -90,11 +92,14 @@ class Read:
         """How many fronts back each tap lies."""
         return [self.output_lag - self.lag - dj - slope * di for di, dj in self.taps]
 
-    def ring_shape(self, slope: int, width: int) -> tuple[int, int, int]:
-        """How many fronts to remember, how many rows of each, and how many of these lie before the first one inside."""
+    def band(self, slope: int, height: int, width: int) -> tuple[int, int, int]:
+        """What :class:`_Band` needs: its depth, its cells, and which of them position (0, 0) has."""
+        up = -min(di for di, _ in self.taps)
         columns = [dj for _, dj in self.taps]
-        margin = -(-max(0, *columns) // slope)
-        return max(self.ages(slope)) + 1, margin + (width - 1 - min(0, *columns)) // slope + 1, margin
+        left, right = -min(0, *columns), max(0, *columns)
+        depth = max(slope, max(self.ages(slope)) + 1)
+        origin = (depth - slope) * up + width - 1 + right
+        return depth, origin + (depth - slope) * (height - 1) + left + 1, origin
 
 
 @dataclass(frozen=True)
@@ -118,26 +123,24 @@ class Schedule:
         return width + self.slope * (height - 1) + self.lag
 
     def bytes_per_image(self, image_shape: Sequence[int], element_size: int, outputs: int = 1) -> int:
-        """What the run over fronts holds for each image: rings, the largest gathered front, logits, noise, pixels."""
+        """What the run over fronts holds for each image: bands, the largest gathered front, logits, noise, pixels."""
         channels, height, width = image_shape
         front = -(-width // self.slope)
-        rings, gathered = 0, 0
+        bands, gathered = 0, 0
         for read in self.reads:
             if not read.in_place:
-                fronts, rows, _ = read.ring_shape(self.slope, width)
-                rings += fronts * rows * read.channels
+                bands += read.band(self.slope, height, width)[1] * read.channels
             # What it reads, and two tensors as wide as its output, of which its input's width is a fair guess.
             gathered = max(gathered, front * read.channels * (len(read.taps) + 2))
         # Logits are compared with the noise in float64, by way of a few tensors of their size.
-        return element_size * (rings + gathered) + 8 * (4 * front * outputs + 3 * channels * height * width)
+        return element_size * (bands + gathered) + 8 * (4 * front * outputs + 3 * channels * height * width)
 
 
 class Front:
     """The positions computed now, with the memory of every leaf; the caller's, never a module's.
 
-    Tap (di, dj) of an output pixel lies a fixed number of fronts back, so a leaf needs a ring of its last few fronts
-    only, and a tap is a slice of rows. A front's tensor (B, C, 1, P) lies in memory as (P, 1, B, C): rows outermost,
-    so that slices are contiguous and a leaf's product is one matrix product.
+    Tap (di, dj) of an output pixel lies a fixed number of fronts back, so a leaf need remember its last few fronts
+    only. A front's tensor (B, C, 1, P) lies in memory as (P, 1, B, C), so that a leaf's product is one matrix product.
 
     Args:
         schedule: from :func:`schedule`.
@@ -147,7 +150,7 @@ class Front:
     def __init__(self, schedule: Schedule, height: int, width: int) -> None:
         self.schedule, self.height, self.width = schedule, height, width
         self.time = -1
-        self._rings: list[_Ring | None] = [None] * len(schedule.reads)
+        self._bands: list[_Band | None] = [None] * len(schedule.reads)
         self._next = 0
         self._spans: dict[int, tuple[int, int, int]] = {}
         self._kept: dict[tuple[nn.Module, str], tuple[tuple[Any, ...], Any]] = {}
@@ -187,17 +190,30 @@ class Front:
 
     def gather(self, layer: nn.Module, x: Tensor) -> Tensor:
         """Remember the leaf's input (B, C, 1, P) and return what its taps read, (B, taps * C, 1, P'), tap by tap."""
+        return self._images(self._seen(layer, x), len(x))
+
+    def linear(self, layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Gather, then multiply by a matrix (out, taps * C) and add a bias (out,): (B, out, 1, P')."""
+        return self._images(F.linear(self._seen(layer, x), weight, bias), len(x))
+
+    def _seen(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """What the leaf's taps read, a row for each position and image: (P' * B, taps * C)."""
         index, self._next = self._next, self._next + 1
         read = self.schedule.reads[index]
         if read.layer is not layer:
             raise CausalityError(f"forward took another path than its dry run: {_title(layer)} came unexpected")
         if read.in_place:
-            return x
-        ring = self._rings[index]
-        if ring is None:
-            ring = self._rings[index] = _Ring(read, self.schedule.slope, self.width, x)
-        ring.write(x, self.time, *self.rows(read.lag)[:2])
-        return ring.read(self.time, *self.rows(read.output_lag))
+            return x.permute(3, 2, 0, 1).reshape(-1, x.shape[1])
+        band = self._bands[index]
+        if band is None:
+            band = self._bands[index] = _Band(read, self.schedule.slope, self.height, self.width, x)
+        band.write(x, self.time, *self.rows(read.lag)[:2])
+        return band.read(self.time, *self.rows(read.output_lag))
+
+    @staticmethod
+    def _images(rows: Tensor, batch: int) -> Tensor:
+        """Rows (P * B, C) as images (B, C, 1, P)."""
+        return rows.view(1, -1, batch, rows.shape[1]).permute(2, 3, 0, 1)
 
     def rows(self, lag: int) -> tuple[int, int, int]:
         """The rows [low, high) with a pixel of the time so far back; a tensor holds [low, end), at least one."""
@@ -220,47 +236,80 @@ class Front:
         return images.as_strided((*images.shape[:2], 1, high - low), (batch, channels, 1, step), start)
 
 
-class _Ring:
-    """The last few fronts of one leaf's input.
+class _Band:
+    """The last few fronts of one leaf's input, in cells of which each holds a pixel until it is read no more.
 
-    Each slot holds one front's rows. Row r of time t lies at r - first(t) + margin, where first(t) is the uppermost row
-    that would have a pixel of that time if the image had no top; what lies before and after is zero, which is padding.
+    Pixel (i, j) of time t = j + slope * i has cell depth * i - t, up to a constant. No two that are needed at a time
+    share a cell: pixel (i + 1, j + depth - slope), which does, comes ``depth`` fronts later. A front is every depth-th
+    cell and a tap lies a fixed number of cells away, so that all pixels' neighbours along a row, from right to left,
+    are one view; where the rows of a kernel follow each other, as in a 3x3 one, all its taps are. What lies left of the
+    image or above shares cells only with pixels that come later, and is zero for as long as it is read; what lies
+    right of it is set to zero when its time comes.
     """
 
-    def __init__(self, read: Read, slope: int, width: int, x: Tensor) -> None:
-        self.lag, self.output_lag, self.slope, self.width = read.lag, read.output_lag, slope, width
-        self.taps = [(age, dj) for age, (_, dj) in zip(read.ages(slope), read.taps, strict=True)]
-        fronts, rows, self.margin = read.ring_shape(slope, width)
-        self.slots = list(x.new_zeros(fronts, rows, 1, len(x), x.shape[1]))
-        self.filled = [(0, 0)] * len(self.slots)
+    def __init__(self, read: Read, slope: int, height: int, width: int, x: Tensor) -> None:
+        self.lag, self.output_lag, self.slope = read.lag, read.output_lag, slope
+        self.height, self.width = height, width
+        self.right = max(0, *(dj for _, dj in read.taps))
+        self.depth, cells, self.origin = read.band(slope, height, width)
+        self.batch, self.channels = len(x), x.shape[1]
+        self.cell = self.batch * self.channels
+        self.memory = x.new_zeros(cells, self.batch, self.channels)
+        self.runs = _runs([(self.depth - slope) * di - dj for di, dj in read.taps])
 
     def write(self, x: Tensor, time: int, low: int, high: int) -> None:
-        """Put rows [low, high) of x (B, C, 1, P) in the place of the oldest front."""
-        index = time % len(self.slots)
-        slot, (old_start, old_stop) = self.slots[index], self.filled[index]
-        start = low - self._first(time - self.lag) + self.margin if high > low else old_stop
-        stop = start + high - low
-        # What the front so long ago has left outside these rows would be read as if it were padding.
-        if old_start < start:
-            slot[old_start : min(old_stop, start)].zero_()
-        if stop < old_stop:
-            slot[max(old_start, stop) : old_stop].zero_()
+        """Put rows [low, high) of x (B, C, 1, P) in their cells."""
+        time -= self.lag
         if high > low:
-            slot[start:stop].copy_(x.permute(3, 2, 0, 1)[: high - low])
-        self.filled[index] = start, stop
+            self._rows(time, low, high).copy_(x)
+        if self.right:
+            # The rows that have a pixel of this time to the right of the image.
+            low = max(0, -((self.width - 1 + self.right - time) // self.slope))
+            high = min(self.height, -((self.width - 1 - time) // self.slope))
+            if high > low:
+                self._rows(time, low, high).zero_()
 
     def read(self, time: int, low: int, high: int, end: int) -> Tensor:
-        """What the taps of output rows [low, end) read, side by side: (B, taps * C, 1, end - low)."""
-        slots, now = self.slots, time - self.output_lag
-        count, start = end - low, low + self.margin
-        seen = []
-        for age, column in self.taps:
-            at = start - self._first(now + column) if high > low else 0
-            seen.append(slots[(time - age) % len(slots)][at : at + count])
-        return torch.cat(seen, -1).permute(2, 3, 1, 0)
+        """What the taps of output rows [low, end) read, side by side: ((end - low) * B, taps * C)."""
+        # A front without pixels reads for one that is somewhere.
+        time = time - self.output_lag if high > low else self.slope * low
+        start, rows, cell, channels = self.origin + self.depth * low - time, end - low, self.cell, self.channels
+        seen = [
+            self.memory.as_strided(
+                (rows, self.batch, length, channels),
+                (self.depth * cell, channels, step * cell, 1),
+                (start + first) * cell,
+            )
+            for first, step, length in self.runs
+        ]
+        together = seen[0] if len(seen) == 1 else torch.cat(seen, 2)
+        return together.reshape(rows * self.batch, -1)
 
-    def _first(self, time: int) -> int:
-        return -((self.width - 1 - time) // self.slope)
+    def _rows(self, time: int, low: int, high: int) -> Tensor:
+        return self.memory.as_strided(
+            (self.batch, self.channels, 1, high - low),
+            (self.channels, 1, 1, self.depth * self.cell),
+            (self.origin + self.depth * low - time) * self.cell,
+        )
+
+
+def _runs(offsets: list[int]) -> list[tuple[int, int, int]]:
+    """Split into evenly spaced ascending runs: (first, step, length) of each.
+
+    Example:
+        >>> _runs([0, 1, 5, 7, 9, 2])
+        [(0, 1, 2), (5, 2, 3), (2, 1, 1)]
+    """
+    runs: list[tuple[int, int, int]] = []
+    for offset in offsets:
+        first, step, length = runs[-1] if runs else (0, 0, 0)
+        if length == 1 and offset > first:
+            runs[-1] = first, offset - first, 2
+        elif length > 1 and offset == first + step * length:
+            runs[-1] = first, step, length + 1
+        else:
+            runs.append((offset, 1, 1))
+    return runs
 
 
 class _Lagged(torch.Tensor):
@@ -303,6 +352,10 @@ class DryFront:
         seen = x.permute(3, 2, 0, 1).repeat(1, 1, 1, len(taps)).permute(2, 3, 1, 0)
         seen.lag = lag
         return seen
+
+    def linear(self, layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Gather, then multiply."""
+        return F.linear(self.gather(layer, x).movedim(1, -1), weight, bias).movedim(-1, 1)
 
     def once(self, layer: nn.Module, make: Callable[[], Any], *of: Any) -> Any:
         """What ``make()`` gives."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from zoo.causal import CausalityError, Context, Schedule, over_fronts, schedule
 from zoo.errors import RequestError
 
-MEMORY_ON_CPU, MEMORY_ELSEWHERE = 2**25, 2**30
+MEMORY_ON_CPU, MEMORY_ELSEWHERE = 2**26, 2**30
 
 NAIVE_BATCH = 64
 
@@ -103,8 +103,8 @@ def sample(
         dtype: to compute in, by default the model's own. Bits may differ between dtypes: bfloat16 is fast and a valid
             draw, but of a slightly different model, so it is not what :func:`verify` expects in float32.
         batch_size: images computed at a time; it does not change them. By default as many as ``memory`` allows.
-        memory: bound in bytes on what the fast sampler holds at a time, beside model and samples. By default 32 MiB
-            on a CPU, whose last cache that fits, and 1 GiB on other devices.
+        memory: bound in bytes on what the fast sampler holds at a time, beside model and samples. By default 64 MiB
+            on a CPU, of which its last cache holds what is in use at a time, and 1 GiB on other devices.
         progress: called after each front with the pixels that are done and their total.
     """
     if sampler not in ("fast", "naive"):
@@ -136,6 +136,7 @@ def sample(
                 samples[part],
                 _Drawing(
                     model,
+                    dtype or parameter.dtype,
                     Context(labels=None if labels is None else labels[part]),
                     noise(seed, first, len(samples[part]), model.image_shape).to(parameter.device),
                     None if given is None else given.expand_as(samples)[part],
@@ -155,6 +156,7 @@ class _Drawing:
     """One batch to be drawn: its model, condition, noise (B, C, H, W), kept pixels, and whom to tell how far it is."""
 
     model: nn.Module
+    dtype: torch.dtype
     context: Context
     uniform: Tensor
     given: Tensor | None
@@ -163,7 +165,7 @@ class _Drawing:
 
     def logits(self, x: Tensor, context: Context) -> Tensor:
         """Of pixels that are drawn already, on a grid that may be finer than the model's precision."""
-        return self.model(x.to(next(self.model.parameters()).dtype), context) / self.temperature
+        return self.model(x.to(self.dtype), context) / self.temperature
 
     def values(self, logits: Tensor, uniform: Tensor, given: Tensor | None) -> Tensor:
         """The given values, and elsewhere what the noise draws from these logits."""

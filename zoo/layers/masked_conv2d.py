@@ -39,7 +39,7 @@ class MaskedConv2d(nn.Conv2d):
         >>> layer(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 16, 28, 28])
         >>> MaskedConv2d("A", 1, 16, 3).taps
-        ((-1, -1), (-1, 0), (-1, 1), (0, -1))
+        ((-1, 1), (-1, 0), (-1, -1), (0, -1))
     """
 
     check_with = {"mask_type": "B", "in_channels": 2, "out_channels": 3, "kernel_size": 5}
@@ -89,11 +89,13 @@ class MaskedConv2d(nn.Conv2d):
 
     @property
     def taps(self) -> tuple[Tap, ...]:
-        """The offsets (rows, columns) that the mask leaves alive, in raster order."""
+        """The offsets (rows, columns) that the mask leaves alive, row by row, each from right to left."""
         (rows, columns), (down, right) = self.kernel_size, self.dilation
         return tuple(
-            (down * (index // columns - rows // 2), right * (index % columns - columns // 2))
-            for index in range(self._live)
+            (down * (row - rows // 2), right * (column - columns // 2))
+            for row in range(rows // 2 + 1)
+            for column in reversed(range(columns))
+            if row * columns + column < self._live
         )
 
     @property
@@ -104,7 +106,9 @@ class MaskedConv2d(nn.Conv2d):
 
     def _side_by_side(self) -> Tensor:
         """The live taps as one matrix product takes them: (out, taps * in); with groups, (out, in, taps)."""
-        weight = self.weight.flatten(2)[..., : self._live]
+        (rows, columns), (down, right) = self.kernel_size, self.dilation
+        taps = [(di // down + rows // 2) * columns + dj // right + columns // 2 for di, dj in self.taps]
+        weight = self.weight.flatten(2)[..., taps]
         return weight.mT.flatten(1) if self.groups == 1 else weight.contiguous()
 
     def reset_parameters(self) -> None:
@@ -119,10 +123,10 @@ class MaskedConv2d(nn.Conv2d):
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         """Convolve a whole image, or multiply the live taps of a front."""
         if context is not None and context.front is not None:
-            seen = context.front.gather(self, x)
             weight = context.front.once(self, self._side_by_side)
             if self.groups == 1:
-                return F.linear(seen.permute(3, 2, 0, 1), weight, self.bias).permute(2, 3, 1, 0)
+                return context.front.linear(self, x, weight, self.bias)
+            seen = context.front.gather(self, x)
             seen = seen.unflatten(1, (self._live, self.in_channels)).transpose(1, 2).flatten(1, 2)
             return F.conv2d(seen, weight.flatten(1)[..., None, None], self.bias, groups=self.groups)
         above, beside = self.padding
