@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks import textbook
 from benchmarks.course import named
 from benchmarks.measure import alternate, peak_bytes
-from zoo import folder
+from zoo import catalog
 from zoo.causal import Context
 from zoo.data import ImageSet, to_grid
 from zoo.models import PixelModel
@@ -33,7 +33,7 @@ Steps = Callable[[], list[float]]
 
 def recipe_for(name: str, batch: int, precision: str = "auto") -> Recipe:
     """The recipe of a zoo model with another batch size; the course's model takes that of pixelcnn-mnist."""
-    path = find_recipe("pixelcnn") if name == "course" else folder.find(name) / "recipe.yaml"
+    path = find_recipe("pixelcnn") if name == "course" else catalog.find(name) / "recipe.yaml"
     return load_recipe(path, [f"training.batch_size={batch}", f"training.precision={precision}"])
 
 

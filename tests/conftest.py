@@ -1,9 +1,31 @@
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from loopback_hub import LoopbackHub
+
+
+def _free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+# The Hub's client reads these once, when it is imported.
+HUB_PORT = _free_port()
+os.environ |= {
+    "HF_ENDPOINT": f"http://127.0.0.1:{HUB_PORT}",
+    "HF_HOME": tempfile.mkdtemp(prefix="zoo-tests-hf-"),
+    "HF_HUB_DISABLE_XET": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+}
+for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,3 +56,23 @@ def zoo_command(tmp_path):
 @pytest.fixture
 def root():
     return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def hub_server():
+    server = LoopbackHub(HUB_PORT).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def hub(hub_server, monkeypatch, tmp_path):
+    """An empty Hub on this machine, an empty cache, and the token of its user ada."""
+    from huggingface_hub import constants
+
+    hub_server.reset()
+    cache = str(tmp_path / "hub-cache")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", cache)
+    monkeypatch.setenv("HF_HUB_CACHE", cache)
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    return hub_server

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import zoo
-from zoo import folder
+from zoo import catalog, folder
 from zoo.evaluation import evaluate
 from zoo.registry import DATA
 
@@ -156,7 +156,7 @@ def test_missing_files_are_named(tmp_path):
     ],
 )
 def test_an_unknown_model_gets_close_matches(name, message):
-    with pytest.raises(folder.UnknownModelError, match=message):
+    with pytest.raises(catalog.UnknownModelError, match=message):
         zoo.load(name)
 
 
@@ -167,19 +167,19 @@ def test_create_takes_the_arguments_of_a_trained_model():
 
 
 def test_a_copied_folder_is_the_model(tmp_path):
-    copied = shutil.copytree(folder.BUNDLED / "pixelcnn-mnist", tmp_path / "copy")
+    copied = shutil.copytree(catalog.NAMED / "pixelcnn-mnist", tmp_path / "copy")
     x = torch.zeros(1, 1, 28, 28)
     assert torch.equal(zoo.load(copied).log_prob(x), zoo.load("pixelcnn-mnist").log_prob(x))
 
 
-@pytest.mark.parametrize("name", folder.bundled())
+@pytest.mark.parametrize("name", catalog.trained())
 def test_bundled_models_agree_with_their_cards_on_part_of_the_test_set(name):
     """All 10,000 images take a minute: that is `zoo eval`. The first 1,000 must lie within their spread."""
-    config = folder.read_config(folder.find(name))
+    config = catalog.describe(name)
     stated = next(result for result in config["results"] if result["split"] == "test")
     data = DATA.get(config["dataset"])("test")
     part = type(data)(data.images[:1000], data.labels[:1000], data.num_classes)
     result = evaluate(zoo.load(name), part, dataset="mnist", split="test", protocol=config["protocol"])
     assert result.nats_per_image == pytest.approx(stated["nats_per_image"], abs=4 * result.nats_std_error)
-    assert f"{stated['nats_per_image']:.2f}" in (folder.find(name) / "README.md").read_text()
-    assert (folder.find(name) / "recipe.yaml").is_file()
+    assert f"{stated['nats_per_image']:.2f}" in (catalog.find(name) / "README.md").read_text()
+    assert (catalog.find(name) / "recipe.yaml").is_file()

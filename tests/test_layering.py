@@ -13,8 +13,9 @@ FLOORS = [
     {"sampling", "checking"},
     {"layers", "likelihoods", "data"},
     {"models", "recipe"},
-    {"folder", "evaluation", "pictures", "card", "checkpoint", "run_folder"},
-    {"training"},
+    {"folder", "evaluation", "pictures", "card", "checkpoint", "run_folder", "hub_errors"},
+    {"training", "hub"},
+    {"catalog"},
     {"cli"},
 ]
 # sampling and checking share a floor in the plan, and checking draws samples to verify them.

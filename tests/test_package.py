@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import zoo
-from zoo.folder import bundled, find
+from zoo.catalog import find, trained
 from zoo.recipe import find_recipe, load_recipe, recipe_names
 
 
@@ -76,7 +76,7 @@ def test_the_gate_runs_the_readmes_test_command(root):
         assert part.replace("python -m", 'python" -m') in gate
 
 
-@pytest.mark.parametrize("name", bundled())
+@pytest.mark.parametrize("name", trained())
 def test_bundled_weights_come_from_a_packaged_recipe(name):
     made_by = [load_recipe(find_recipe(known)) for known in recipe_names()]
     assert load_recipe(find(name) / "recipe.yaml") in made_by

@@ -12,15 +12,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo.folder import create, list_models, load
+    from zoo.catalog import create, list_models, load
+    from zoo.hub import pull, push
 
-__all__ = ["__version__", "create", "list_models", "load"]
+__all__ = ["__version__", "create", "list_models", "load", "pull", "push"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("create", "list_models", "load"):
-        return getattr(import_module("zoo.folder"), name)
+    home = {"create": "catalog", "list_models": "catalog", "load": "catalog", "pull": "hub", "push": "hub"}.get(name)
+    if home is not None:
+        return getattr(import_module(f"zoo.{home}"), name)
     try:
         return import_module(f"zoo.{name}")
     except ModuleNotFoundError as error:

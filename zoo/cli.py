@@ -1,5 +1,6 @@
 """The command line: thin commands over the library; torch is imported inside them, so that help is instant."""
 
+import fnmatch
 import importlib
 import importlib.util
 import json
@@ -7,6 +8,7 @@ import shlex
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -31,6 +33,7 @@ def main() -> None:
     """Run the command line: exit 0 done, 1 it failed, 2 the request was wrong, 130 Ctrl-C, 143 SIGTERM."""
     # Leave by the door: what is half-written is removed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+    warnings.showwarning = lambda message, *_: click.echo(f"Warning: {_plain(message)}", err=True)
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.ClickException as error:
@@ -56,10 +59,10 @@ def command(*arguments: Any, **settings: Any) -> Callable[[Callable[..., int | N
             try:
                 return function(*args, **kwargs)
             except RequestError as error:
-                click.echo(f"Error: {error}", err=True)
+                click.echo(f"Error: {_plain(error)}", err=True)
                 return 2
             except FailedError as error:
-                click.echo(f"Error: {error}", err=True)
+                click.echo(f"Error: {_plain(error)}", err=True)
                 return 1
             except OSError as error:
                 click.echo(f"Error: {error.filename or ''}: {error.strerror or error}".replace(" :", ""), err=True)
@@ -74,17 +77,14 @@ def command(*arguments: Any, **settings: Any) -> Callable[[Callable[..., int | N
 
 @command("list")
 @click.argument("pattern", default="*")
+@click.option("--hub", "on_hub", is_flag=True, help="What the Hugging Face Hub has, instead of what has a name here.")
+@click.option("--author", help="With --hub: of this user or organization only.")
 @json_option
-def list_command(pattern: str, as_json: bool) -> None:
+def list_command(pattern: str, on_hub: bool, author: str | None, as_json: bool) -> None:
     """List the models, trained and not, whose name matches PATTERN (such as '*mnist*')."""
-    from zoo import folder
-
-    rows = []
-    for name in folder.list_models(pattern):
-        try:
-            rows.append(_describe(name))
-        except Exception as error:  # a broken plugin or folder fails alone
-            click.echo(f"{name} is left out: {error}", err=True)
+    if author is not None and not on_hub:
+        raise RequestError("--author chooses among the models of the Hub; add --hub")
+    rows = [row for row in (_on_hub(author) if on_hub else _named()) if fnmatch.fnmatchcase(row["name"], pattern)]
     if as_json:
         _print_json(rows)
         return
@@ -92,12 +92,32 @@ def list_command(pattern: str, as_json: bool) -> None:
     for row in rows:
         test = _result(row["metrics"], "test")
         nats, protocol = (f"{test['nats_per_image']:.2f}", test["protocol"]) if test else ("-", "-")
-        conditional = "yes" if row["conditional"] else "no"
-        size = f"{row['parameters']:,}" if row["parameters"] is not None else "-"
-        table.append(
-            (row["name"], row["architecture"], conditional, row["dataset"] or "-", size, row["weights"], nats, protocol)
-        )
+        conditional = {True: "yes", False: "no"}.get(row["conditional"], "-")
+        size = f"{row['parameters']:,}" if isinstance(row["parameters"], int) else "-"
+        about = (str(row["architecture"] or "-"), conditional, str(row["dataset"] or "-"), size, row["weights"])
+        table.append((row["name"], *about, nats, protocol))
     _print_table(table)
+
+
+def _named() -> Iterator[dict[str, Any]]:
+    from zoo import catalog
+
+    for name in catalog.list_models():
+        try:
+            yield _describe(name)
+        except Exception as error:  # a broken plugin or folder fails alone
+            click.echo(f"{name} is left out: {error}", err=True)
+
+
+def _on_hub(author: str | None) -> list[dict[str, Any]]:
+    from zoo import hub
+
+    try:
+        return hub.browse(author)
+    except hub.HubError as error:
+        click.echo(f"{error}\nInstead, what is here: in the package, and in the cache of the Hub.", err=True)
+        trained = [row for row in _named() if row["weights"] != "none"]
+        return trained + [row for row in hub.cached() if author is None or row["name"].startswith(f"hf-hub:{author}/")]
 
 
 @command("info")
@@ -105,14 +125,14 @@ def list_command(pattern: str, as_json: bool) -> None:
 @json_option
 def info_command(name: str, as_json: bool) -> None:
     """Show a model's configuration, layers, receptive field, recipe and results."""
-    from zoo import folder
+    from zoo import catalog
     from zoo.checking import receptive_field
 
-    model = folder.create(name)
+    model = catalog.create(name)
     about = _describe(name)
     recipe = None
     if about["weights"] != "none":
-        path = folder.find(name) / "recipe.yaml"
+        path = catalog.find(name) / "recipe.yaml"
         recipe = path.read_text(encoding="utf-8") if path.is_file() else None
     about |= {
         "layers": [{"name": part, "layer": _one_line(layer)} for part, layer in _leaves(model)],
@@ -140,7 +160,44 @@ def info_command(name: str, as_json: bool) -> None:
     click.echo("\nLayers")
     _print_table([(layer["name"], layer["layer"]) for layer in about["layers"]], header=False)
     if recipe:
-        click.echo(f"\nRecipe\n{recipe.rstrip()}")
+        click.echo(f"\nRecipe\n{_plain(recipe.rstrip())}")
+
+
+@command("push")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("repo", metavar="OWNER/REPO")
+@click.option("--private", is_flag=True, help="Make a private repository.")
+@click.option("--revision", help="The branch to push to, made if there is none; by default the main one.")
+@click.option("--tag", help="A tag for the new commit, such as v1.")
+@click.option("--message", help="Of the commit.")
+@json_option
+def push_command(
+    folder: Path, repo: str, private: bool, revision: str | None, tag: str | None, message: str | None, as_json: bool
+) -> None:
+    """Check the model FOLDER and put it on the Hugging Face Hub as OWNER/REPO, in one commit."""
+    from zoo import hub
+
+    pushed = hub.push(folder, repo, private=private, revision=revision, tag=tag, message=message)
+    if as_json:
+        _print_json(asdict(pushed))
+        return
+    click.echo(f"{pushed.url} has it, commit {pushed.revision}: {', '.join(pushed.files)}")
+    click.echo(f'load it with: zoo.load("{pushed.reference}")')
+
+
+@command("pull")
+@click.argument("ref", metavar="REF")
+@json_option
+def pull_command(ref: str, as_json: bool) -> None:
+    """Fetch a model from the Hugging Face Hub: REF is hf-hub:owner/repo, with @branch, @tag or @commit if you like."""
+    from zoo import hub
+
+    pulled = hub.pull(ref if hub.is_reference(ref) or ref.count("/") != 1 else f"{hub.PREFIX}{ref}")
+    if as_json:
+        _print_json(asdict(pulled) | {"folder": str(pulled.folder)})
+        return
+    click.echo(f"{pulled.repo} at {pulled.revision}: {', '.join(pulled.files)}, all checked, in {pulled.folder}")
+    click.echo(f"sample it with: zoo sample {hub.PREFIX}{pulled.repo}@{pulled.revision} -n 100 -o samples.png")
 
 
 @command("recipes")
@@ -239,17 +296,17 @@ def eval_command(
     model: str, dataset: str | None, split: str, protocol: str | None, seed: int, data_dir: Path | None, as_json: bool
 ) -> None:
     """Measure the negative log-likelihood of a trained MODEL in nats per image and bits per dimension."""
-    from zoo import folder
+    from zoo import catalog
     from zoo.evaluation import evaluate
     from zoo.registry import DATA
 
-    config = folder.read_config(folder.find(model))
+    config = catalog.describe(model)
     dataset = dataset or config["dataset"] or "mnist"
     protocol = protocol or config["protocol"] or "threshold"
     data = DATA.get(dataset)(split, data_dir)
     with _bar("evaluating") as progress:
         result = evaluate(
-            folder.load(model), data, dataset=dataset, split=split, protocol=protocol, seed=seed, progress=progress
+            catalog.load(model), data, dataset=dataset, split=split, protocol=protocol, seed=seed, progress=progress
         )
     if as_json:
         _print_json({"model": model, **asdict(result)})
@@ -314,17 +371,17 @@ def sample_command(
         raise RequestError("--verify compares with the model in its own precision; leave out --dtype bfloat16")
     import torch
 
-    from zoo import folder, pictures
+    from zoo import catalog, pictures
     from zoo.sampling import share_labels, verify
 
-    loaded = folder.load(model)
+    loaded = catalog.load(model)
     if dtype is not None and dtype != "bfloat16":
         loaded = loaded.to(getattr(torch, dtype))
     classes = _classes(labels, loaded.num_classes)
     chosen = None if classes is None else share_labels(classes, images)
     known = None
     if given is not None:
-        known, own_labels = _given(given, folder.read_config(folder.find(model)), images, keep)
+        known, own_labels = _given(given, catalog.describe(model), images, keep)
         if labels is None and chosen is not None and own_labels is not None:
             chosen = own_labels
     began = time.perf_counter()
@@ -449,7 +506,7 @@ def _target(target: str, arguments: dict[str, Any]) -> tuple[Any, bool]:
     """The module to check, and whether it is a registered layer."""
     from torch import nn
 
-    from zoo import folder
+    from zoo import catalog
     from zoo.recipe import check_arguments
     from zoo.registry import LAYERS, MODELS
 
@@ -464,7 +521,7 @@ def _target(target: str, arguments: dict[str, Any]) -> tuple[Any, bool]:
             check_arguments(registry, target, arguments)
             module = registry.build(target, **arguments)
         else:
-            module = folder.create(target, **arguments) if arguments else folder.load(target)
+            module = catalog.create(target, **arguments) if arguments else catalog.load(target)
     except (RequestError, FailedError):
         raise
     except Exception as error:  # a student's constructor may fail in any way
@@ -515,11 +572,11 @@ def _classes(labels: str | None, num_classes: int | None) -> list[int] | None:
 
 
 def _describe(name: str) -> dict[str, Any]:
-    from zoo import folder
+    from zoo import catalog, folder
     from zoo.recipe import dry_build
-    from zoo.registry import MODELS
 
-    if name not in folder.bundled() and name in MODELS.names():
+    weights = catalog.where(name)
+    if weights == "none":
         model = dry_build(name, {})
         return {
             "name": name,
@@ -527,18 +584,18 @@ def _describe(name: str) -> dict[str, Any]:
             "conditional": model.num_classes is not None,
             "dataset": None,
             "parameters": folder.count_parameters(model),
-            "weights": "none",
+            "weights": weights,
             "metrics": [],
             "config": None,
         }
-    config = folder.read_config(folder.find(name))
+    config = catalog.describe(name)
     return {
         "name": config["name"],
         "architecture": config["architecture"],
         "conditional": config["conditional"],
         "dataset": config["dataset"],
         "parameters": config["parameters"],
-        "weights": "bundled" if name in folder.bundled() else "local",
+        "weights": weights,
         "metrics": config["results"],
         "config": config,
     }
@@ -567,6 +624,11 @@ def _first_comment(path: Path) -> str:
     return path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
 
 
+def _plain(text: Any) -> str:
+    """What a terminal may be shown of a stranger's words: no control characters."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in str(text))
+
+
 def _print_json(value: Any) -> None:
     click.echo(json.dumps(value))
 
@@ -579,7 +641,7 @@ def _print_table(rows: Sequence[Sequence[str]], header: bool = True) -> None:
     for index, title in enumerate(rows[0] if rows else []):
         table.add_column(title if header else None, no_wrap=header or index == 0)
     for row in rows[header:]:
-        table.add_row(*row)
+        table.add_row(*map(_plain, row))
     # In a pipe there is no edge to stop at.
     Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 

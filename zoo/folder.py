@@ -3,10 +3,10 @@
 The same after training, inside the package and when shared. Only JSON and safetensors are read, no code and no pickle.
 """
 
-import difflib
-import fnmatch
 import hashlib
 import json
+import re
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from zoo.errors import FailedError, RequestError
+from zoo.errors import FailedError
 from zoo.files import save_tensors, write_text
 from zoo.models import PixelModel
 from zoo.recipe import check_arguments, dry_build, listed
-from zoo.registry import MODELS
+from zoo.registry import MODELS, providers
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
-BUNDLED = Path(__file__).parent / "weights"
 
 
 class _Described(BaseModel):
@@ -66,35 +65,26 @@ class FolderError(FailedError):
     """A model folder that cannot be used; the message lists everything that is wrong with it."""
 
 
-class UnknownModelError(RequestError):
-    """A name that is no model."""
-
-
-def load(reference: str | Path) -> PixelModel:
-    """Load a trained model, in evaluation mode: by the zoo's name, or from the path of a model folder.
+def load(folder: Path) -> PixelModel:
+    """Load the model of a folder, in evaluation mode.
 
     The weights' sha256, names, shapes, types and finiteness are checked.
 
     Raises:
-        UnknownModelError: no such model.
         FolderError: the folder is damaged, or needs an architecture that is not installed.
-
-    Example:
-        >>> model = load("cond-pixelcnn-mnist")
-        >>> model.sample(2, labels=[3, 8], seed=0).shape
-        torch.Size([2, 1, 28, 28])
     """
-    folder = find(reference)
     config = read_config(folder)
     name, arguments = config["architecture"], config["model_args"]
     weights = folder / WEIGHTS
-    _check_digest(weights, config["weights"]["sha256"])
+    check_digest(weights, config["weights"]["sha256"])
     try:
         check_arguments(MODELS, name, arguments)
         # Shapes first, without memory: the folder may be anybody's.
         expected = dry_build(name, arguments).state_dict()
     except Exception as error:  # the arguments of a stranger, in the constructor of a plugin
-        raise FolderError(f"{folder / 'config.json'}: architecture {name!r}: {error}") from None
+        raise FolderError(
+            f"{folder / 'config.json'}: architecture {name!r}: {error}{_how_to_install(config)}"
+        ) from None
     state = _read_weights(weights, expected)
     with torch.random.fork_rng(devices=[]):
         model = MODELS.build(name, **arguments)
@@ -103,66 +93,17 @@ def load(reference: str | Path) -> PixelModel:
     return model.eval().to(memory_format=torch.channels_last)
 
 
-def create(name: str, **arguments: Any) -> PixelModel:
-    """Build a model with fresh weights: an architecture, or the architecture and arguments of a trained model.
-
-    Raises:
-        UnknownModelError: no such model.
-        RegistryError: arguments that the builder does not take.
-
-    Example:
-        >>> create("pixelcnn", channels=8, layers=1).image_shape
-        (1, 28, 28)
-    """
-    if name in MODELS.names():
-        return MODELS.build(name, **arguments)
-    config = read_config(find(name))
-    return MODELS.build(config["architecture"], **config["model_args"] | arguments)
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """The names of all models, trained ones and architectures, that match a shell pattern.
-
-    Example:
-        >>> list_models("cond-*-mnist")
-        ['cond-pixelcnn-mnist']
-    """
-    return [name for name in sorted({*MODELS.names(), *bundled()}) if fnmatch.fnmatchcase(name, pattern)]
-
-
-def bundled() -> list[str]:
-    """The trained models inside the package."""
-    return sorted(path.parent.name for path in BUNDLED.glob("*/config.json"))
-
-
-def find(reference: str | Path) -> Path:
-    """The folder of a trained model: by the zoo's name, or by path.
-
-    Raises:
-        UnknownModelError: no such model.
-    """
-    if str(reference) in bundled():
-        return BUNDLED / str(reference)
-    if str(reference) and Path(reference).is_dir():
-        return Path(reference)
-    known = bundled()
-    if str(reference) in MODELS.names():
-        raise UnknownModelError(
-            f"{reference!r} is an architecture without weights; zoo.create({str(reference)!r}) builds a fresh one, "
-            f"trained are {', '.join(known)}"
-        )
-    near = difflib.get_close_matches(str(reference), [*known, *MODELS.names()], n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
-    raise UnknownModelError(f"no model {str(reference)!r}: neither a name of the zoo nor a model folder; {hint}")
-
-
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, weights: bool = True) -> dict[str, Any]:
     """The folder's ``config.json``.
+
+    Args:
+        weights: whether they must be beside it.
 
     Raises:
         FolderError: files or keys are missing, or it is no JSON.
     """
-    missing = [name for name in ("config.json", WEIGHTS) if not (folder / name).is_file()]
+    needed = ("config.json", WEIGHTS) if weights else ("config.json",)
+    missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         raise FolderError(f"{folder} is no model folder: {' and '.join(missing)} missing; zoo train writes one")
     try:
@@ -185,7 +126,9 @@ def save(model: PixelModel, folder: Path, config: dict[str, Any]) -> dict[str, A
         config: at least ``name``, ``architecture`` and ``model_args``.
     """
     save_tensors(model.state_dict(), folder / WEIGHTS, {"format": "pt"})
-    config = {"format": FORMAT, **config, "weights": {"file": WEIGHTS, "sha256": _sha256(folder / WEIGHTS)}}
+    plugins = providers([*model.modules(), model.likelihood])
+    config = {"format": FORMAT, **config, **({"plugins": plugins} if plugins else {})}
+    config |= {"weights": {"file": WEIGHTS, "sha256": _sha256(folder / WEIGHTS)}}
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     return config
 
@@ -194,13 +137,36 @@ def count_parameters(model: PixelModel) -> int:
     """How many numbers training adjusts, those that a mask keeps at zero included.
 
     Example:
-        >>> count_parameters(create("pixelcnn", channels=8, layers=1))
+        >>> count_parameters(MODELS.build("pixelcnn", channels=8, layers=1))
         1065
     """
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _check_digest(path: Path, expected: str) -> None:
+def _how_to_install(config: dict[str, Any]) -> str:
+    """What the plugins that the model needs are called, as far as they are not there; its author says so, not we."""
+    names = [plugin.get("name") for plugin in config.get("plugins") or [] if isinstance(plugin, dict)]
+    named = [name for name in names if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name)]
+    missing = [name for name in named if not _is_installed(name)]
+    if not missing:
+        return ""
+    return f"; it was made with plugins that are not installed; if you trust them: pip install {' '.join(missing)}"
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def check_digest(path: Path, expected: str) -> None:
+    """Refuse a file whose sha256 is not the expected one.
+
+    Raises:
+        FolderError: it is not.
+    """
     actual = _sha256(path)
     if actual != expected:
         raise FolderError(

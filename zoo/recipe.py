@@ -184,7 +184,10 @@ def dry_build(name: str, arguments: Mapping[str, Any]) -> Any:
     try:
         with torch.device("meta"):
             return MODELS.build(name, **arguments)
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError) as error:
+        # More than any memory holds, which is not to be tried for real.
+        if "overflow" in str(error):
+            raise
         # A constructor that computes with its tensors needs real ones.
         with torch.random.fork_rng(devices=[]):
             return MODELS.build(name, **arguments)

@@ -12,7 +12,7 @@ Nothing is imported until it is asked for, so a broken plugin fails alone.
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -117,6 +117,18 @@ class Registry:
 
 def _distribution(point: EntryPoint) -> str:
     return point.dist.name if point.dist else "an unknown distribution"
+
+
+def providers(parts: Iterable[Any]) -> list[dict[str, str]]:
+    """The distributions, with versions, whose plugins the objects come from; none for the zoo's own and torch's."""
+    packages = {type(part).__module__.partition(".")[0] for part in parts} - {__package__}
+    points = [point for kind in (LAYERS, MODELS, LIKELIHOODS, DATA) for point in entry_points(group=kind.package)]
+    found = {
+        point.dist.name: point.dist.version
+        for point in points
+        if point.dist and point.module.partition(".")[0] in packages
+    }
+    return [{"name": name, "version": version} for name, version in sorted(found.items())]
 
 
 LAYERS = Registry("layer", "zoo.layers")
