@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import zoo
 from zoo import catalog, folder
+from zoo.card import card
 from zoo.evaluation import evaluate
 from zoo.registry import DATA
 
@@ -182,4 +183,9 @@ def test_bundled_models_agree_with_their_cards_on_part_of_the_test_set(name):
     result = evaluate(zoo.load(name), part, dataset="mnist", split="test", protocol=config["protocol"])
     assert result.nats_per_image == pytest.approx(stated["nats_per_image"], abs=4 * result.nats_std_error)
     assert f"{stated['nats_per_image']:.2f}" in (catalog.find(name) / "README.md").read_text()
-    assert (catalog.find(name) / "recipe.yaml").is_file()
+
+
+@pytest.mark.parametrize("name", catalog.trained())
+def test_bundled_cards_are_what_the_zoo_writes(name):
+    home = catalog.find(name)
+    assert (home / "README.md").read_text() == card(folder.read_config(home), (home / "recipe.yaml").read_text())
