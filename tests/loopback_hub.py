@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if self.broken and isinstance(self.broken.kind, int):
-            self._answer(self.broken.kind, b'{"error": "fault"}', self.broken.headers)
+            self._answer(self.broken.kind, b"<html>a fault</html>", self.broken.headers)
             return
         try:
             with self.hub.lock:

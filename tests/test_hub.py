@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -306,6 +307,57 @@ def test_a_config_too_big_to_be_one_is_not_fetched(hub, pushed):
     assert not any("resolve" in line for line in hub.requests)
 
 
+def test_a_strangers_weights_are_not_fetched_to_be_refused(hub, pushed, model):
+    config = json.loads((model / "config.json").read_text())
+    hub.put("ada/llama", {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"0" * 9000})
+    other = config | {"model_args": ARGUMENTS | {"channels": 5}}
+    hub.put("ada/other", {"config.json": json.dumps(other).encode(), "model.safetensors": b"0" * 100})
+    hub.requests.clear()
+    with pytest.raises(FolderError, match="not a zoo config"):
+        zoo.load("hf-hub:ada/llama")
+    with pytest.raises(FolderError, match=r"has 100 bytes, where the model of its config.json has .*; not fetched"):
+        zoo.load("hf-hub:ada/other")
+    assert not any("safetensors" in line or "whole" in line for line in hub.requests)
+
+
+@pytest.mark.parametrize("dilation", [10**9, 1.5, "2"])
+def test_the_arguments_of_a_block_are_checked_too(hub, pushed, model, dilation):
+    block = {"name": "residual-block", "dilation": dilation}
+    config = json.loads((model / "config.json").read_text()) | {"model_args": ARGUMENTS | {"block": block}}
+    hub.put("ada/digits", {"config.json": json.dumps(config).encode()})
+    with pytest.raises(
+        FolderError, match=r"layer 'residual-block' in 'block' of the model 'pixelcnn': dilation: Input"
+    ):
+        zoo.load(REF)
+
+
+def test_fresh_weights_of_a_strangers_config_are_checked_first(hub, pushed, model):
+    for channels, message in ((3000, "cannot be built|where the model"), ("4", "valid integer"), (10**9, "overflow")):
+        config = json.loads((model / "config.json").read_text()) | {"model_args": ARGUMENTS | {"channels": channels}}
+        hub.put("ada/digits", {"config.json": json.dumps(config).encode()})
+        with pytest.raises(FolderError, match=message):
+            zoo.create(REF)
+
+
+def test_an_extra_file_too_big_to_be_one_is_left_out(hub, pushed):
+    hub.put("ada/digits", {"README.md": b" " * (2**24 + 1)})
+    with pytest.warns(UserWarning, match="README.md of ada/digits has 16,777,217 bytes and is left out"):
+        assert "README.md" not in zoo.pull(REF).files
+
+
+def test_a_cache_without_links_heals_too(hub, pushed, model, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True, raising=False)
+    monkeypatch.setattr(huggingface_hub.file_download, "are_symlinks_supported", lambda cache_dir=None: False)
+    hub.fault("GET /whole/*", "flip")
+    assert torch.equal(log_prob(REF), log_prob(model))
+    (weights,) = Path(constants.HF_HUB_CACHE).glob("models--ada--digits/snapshots/*/model.safetensors")
+    assert not weights.is_symlink()
+    for name in ("model.safetensors", "config.json"):
+        path = weights.with_name(name)
+        path.write_bytes(path.read_bytes()[:-9])
+        assert torch.equal(log_prob(f"{REF}@{pushed.revision}"), log_prob(model))
+
+
 # What people meet.
 
 
@@ -354,6 +406,16 @@ def test_a_stale_cache_is_used_and_named(hub, pushed, monkeypatch, trouble, tmp_
         assert torch.equal(log_prob(REF), expected)
 
 
+def test_a_pull_that_is_cut_leaves_the_older_commit_usable(hub, pushed, tmp_path):
+    expected = log_prob(REF)
+    zoo.push(make(tmp_path / "newer", channels=5), "ada/digits")
+    hub.fault("GET /whole/*", 404, times=100)
+    with pytest.raises(HubError):
+        zoo.load(REF)
+    with hub.down(), pytest.warns(UserWarning, match=f"using commit {pushed.revision}"):
+        assert torch.equal(log_prob(REF), expected)
+
+
 def test_a_missing_repository_revision_and_file(hub, pushed):
     with pytest.raises(RequestError, match=r"no repository ada/nothing on .*check the name"):
         zoo.load("hf-hub:ada/nothing")
@@ -397,8 +459,8 @@ def test_a_private_and_a_gated_repository(hub, model, monkeypatch):
 def test_a_push_without_the_right_to(hub, pushed, model, monkeypatch):
     make(model, channels=5)
     for token, message in (
-        ("hf_reader", r"may not write to ada/digits: it only reads, or the owner is not you; make one"),
-        ("hf_other", r"may not write to ada/digits"),
+        ("hf_reader", r"does not let you write to ada/digits \(it says: Forbidden.*\); if your token .*only reads"),
+        ("hf_other", r"does not let you write to ada/digits"),
         ("hf_expired", r"refuses your token"),
         ("", r"wants to know who you are: hf auth login"),
     ):
@@ -506,8 +568,58 @@ def test_a_full_disk(hub, tmp_path):
 
 def test_a_cache_that_cannot_be_written(pushed, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", "/sys/zoo")
-    with pytest.raises(HubError, match=r"the cache /sys/zoo cannot be written; HF_HOME names another place"):
+    with pytest.raises(HubError, match=r"/sys/zoo cannot be written; HF_HOME names another place for the cache"):
         zoo.load(REF)
+
+
+def test_what_a_wrong_token_is_told_where_it_hides_repositories(hub, pushed, monkeypatch):
+    # So do addresses of the real Hub: 401 and "not found".
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    hub.fault("GET /api/models/*", 401, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
+    with pytest.raises(HubError, match="refuses your token"):
+        zoo.load(REF)
+
+
+def test_a_proxys_login_page_is_no_hub(hub, pushed):
+    hub.fault("GET /api/models/*", 200)
+    with pytest.raises(HubError, match=r"is there a proxy or a login page between"):
+        zoo.load(REF)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("Data processing error: CAS service error"), r"transfer failed \(Data .*HF_HUB_DISABLE_XET=1"),
+        (RuntimeError("IO Error: No space left on device"), "no space left on the disk"),
+        (OSError("Consistency check failed: file should be of size 5"), r"transfer failed \(Consistency"),
+    ],
+    ids=str,
+)
+def test_errors_of_the_client_that_have_no_type(error, message):
+    with pytest.raises(HubError, match=message), hub_errors.explained("ada/digits", None):
+        raise error
+
+
+def test_offline_messages_fit_what_was_asked_for(monkeypatch, model):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for ask in (lambda: zoo.push(model, "ada/digits"), zoo_hub.browse):
+        with pytest.raises(HubError, match=r"^HF_HUB_OFFLINE=1 forbids to ask the Hub; unset it and try again$"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"tag": "a b"}, "--tag is 'a b'"), ({"revision": "v1"}, "has a tag 'v1'")]
+)
+def test_refs_that_cannot_be(hub, pushed, model, options, message):
+    with pytest.raises(RequestError, match=message):
+        zoo.push(model, "ada/digits", **options)
+    assert len(hub.repos["ada/digits"].commits) == 2
+
+
+def test_files_of_older_weights_do_not_stay(hub, pushed, model):
+    (model / "recipe.yaml").unlink()
+    zoo.push(model, "ada/digits")
+    assert "recipe.yaml" not in hub.repos["ada/digits"].head().files
 
 
 def test_a_damaged_folder_is_not_pushed(hub, model):
@@ -565,6 +677,56 @@ def test_a_card_edited_on_both_sides_is_nobodys_to_decide(hub, pushed, model):
     assert "Theirs." in ModelCard.load("ada/digits").text
 
 
+def test_words_pushed_from_elsewhere_are_not_lost(hub, pushed, model, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    for place, words in ((model, "From here."), (other, "From there.")):
+        (place / "README.md").write_text((place / "README.md").read_text().replace("## Cit", f"{words}\n\n## Cit"))
+    zoo.push(model, "ada/digits")
+    with pytest.raises(RequestError, match=r"README.md was edited here and on the Hub"):
+        zoo.push(other, "ada/digits")
+    # Nor those that were added on the Hub, kept by a push, and not known here.
+    text = hub.repos["ada/digits"].head().files["README.md"].data.decode()
+    hub.put("ada/digits", {"README.md": text.replace("## Cit", "On the Hub.\n\n## Cit").encode()})
+    zoo.push(make(tmp_path / "fresh", channels=6), "ada/digits")
+    with pytest.raises(RequestError, match=r"README.md was edited here and on the Hub"):
+        zoo.push(other, "ada/digits")
+    assert {"From here.", "On the Hub."} <= set(ModelCard.load("ada/digits").text.splitlines())
+
+
+@pytest.mark.parametrize("start", ["\ufeff---\n", "\n---  \n", "---\r\n"], ids=repr)
+def test_front_matter_is_found_however_it_begins(model, start):
+    text = f'{start}license: mit  # mine\nlanguage: "no"\nversion: 1.10\n---\n# Title\n'
+    merged = refreshed(folder.read_config(model), "", REF, text, None)
+    assert merged.count("license:") == 1
+    assert "license: mit  # mine\n" in merged
+    assert 'language: "no"\nversion: 1.10\n' in merged
+
+
+def test_rules_across_the_page_are_no_front_matter(model):
+    merged = refreshed(folder.read_config(model), "", REF, "---\n\n# My title\n\n---\nText.\n", None)
+    assert "# My title" in merged
+
+
+def test_results_of_other_metrics_stay(model):
+    config = folder.read_config(model)
+    fid = "{task: {type: x}, dataset: {type: mnist, name: m}, metrics: [{type: fid, value: 3}]}"
+    text = f"---\ntags: [{{a: 1}}]\nmodel-index:\n- odd\n- name: digits\n  results: [{fid}]\n---\nMine.\n"
+    once = refreshed(config, "", REF, text, None)
+    twice = refreshed(config, "", REF, once + "\nAnd more.\n", None)
+    for merged in (once, twice):
+        assert merged.count("type: fid") == 1
+        assert merged.count("type: nats_per_image") == 1
+        assert merged.count("- odd") == 1
+    assert twice.count("<!-- pixelzoo:pushed") == 1
+
+
+def test_a_card_that_is_no_text_is_the_requests_fault(hub, model):
+    (model / "README.md").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RequestError, match="is not UTF-8 text"):
+        zoo.push(model, "ada/digits")
+
+
 def test_a_card_of_ones_own_gets_front_matter_only(model):
     config = folder.read_config(model)
     merged = refreshed(config, "", REF, "# All mine\n\nNo markers.\n", None)
@@ -597,7 +759,8 @@ def test_browsing_finds_what_carries_the_tag_on_every_page(hub, model, monkeypat
     for name in ("one", "two", "three"):
         zoo.push(model, f"ada/{name}")
     hub.put("ada/llama", {"README.md": b"---\nlibrary_name: transformers\n---\n"})
-    hub.put("ada/broken", {"README.md": b"---\nlibrary_name: pixelzoo\nmodel-index: 3\n---\n"})
+    broken = "library_name: pixelzoo\nself: 1\nignore_metadata_errors: true\neval_results: [1]\nmodel-index: 3\n"
+    hub.put("ada/broken", {"README.md": f"---\n{broken}---\n".encode()})
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     zoo.push(model, "bob/four")
     done = zoo_command("list", "--hub", "--json")

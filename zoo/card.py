@@ -4,6 +4,7 @@ What the zoo writes into it lies between markers and is refreshed by every push;
 """
 
 import hashlib
+import math
 import re
 from io import StringIO
 from typing import Any
@@ -15,9 +16,10 @@ from zoo.errors import RequestError
 
 LIBRARY = "pixelzoo"
 TASK = "unconditional-image-generation"
-FRONT = re.compile(r"\A---\r?\n(.*?)^---\r?$\n?", re.DOTALL | re.MULTILINE)
-STAMP = re.compile(r"\n<!-- pixelzoo:(generated|pushed) ([0-9a-f]{64}) -->\s*\Z")
-BLOCK = re.compile(r"<!-- pixelzoo:(\w+) -->\n.*?<!-- /pixelzoo:\1 -->", re.DOTALL)
+METRICS = ("nats_per_image", "bits_per_dim")
+FRONT = re.compile(r"\A\ufeff?\s*---[ \t]*\n(.*?)^---[ \t]*$\n?", re.DOTALL | re.MULTILINE)
+STAMP = re.compile(r"\n*<!-- pixelzoo:(generated|pushed) ([0-9a-f]{64}) -->[ \t]*\n?")
+BLOCK = re.compile(r"<!-- pixelzoo:(\w+) -->\n(?:(?!<!-- pixelzoo:).)*?<!-- /pixelzoo:\1 -->", re.DOTALL)
 
 
 def card(config: dict[str, Any], recipe: str, reference: str | None = None) -> str:
@@ -68,23 +70,31 @@ al., *Conditional Image Generation with PixelCNN Decoders*, 2016 (arXiv:1606.053
 def refreshed(config: dict[str, Any], recipe: str, reference: str, local: str | None, remote: str | None) -> str:
     """The card to push: a fresh one, or the one that people edited, here or on the Hub, with its figures renewed.
 
+    The last line of every card that the zoo writes tells which text it was. So an untouched card is known, and so is
+    an edited one that descends from what is on the Hub.
+
     Args:
         config, recipe, reference: as for :func:`card`.
         local: the folder's card.
         remote: the card that is on the Hub.
 
     Raises:
-        RequestError: it was edited on both sides, or its front matter is not YAML.
+        RequestError: both have words of people and neither descends from the other, or front matter is not YAML.
     """
     fresh = card(config, recipe, reference)
-    mine = None if local is None or _stamp(local) == "generated" else _merged(local, fresh)
-    theirs = None if remote is None or _stamp(remote) == "generated" else _merged(remote, fresh)
-    if mine and theirs and mine != theirs and _stamp(remote) != "pushed":
+    mine = None if local is None or _is_untouched(local) else _merged(local, fresh)
+    theirs = None if remote is None or _written(remote) == "generated" else _merged(remote, fresh)
+    if mine and theirs and mine != theirs and not (_is_untouched(remote) and _origin(local) == _origin(remote)):
         raise RequestError(
             "README.md was edited here and on the Hub, differently; bring both into the one here, or delete the one "
             "here to keep the Hub's, and push again"
         )
     return mine or theirs or fresh
+
+
+def is_edited(text: str) -> bool:
+    """Whether people changed the card since the zoo wrote it."""
+    return not _is_untouched(text)
 
 
 def described(card_data: dict[str, Any] | None) -> dict[str, Any]:
@@ -132,11 +142,23 @@ Figures of different protocols (`threshold`, `dynamic`, `none`) cannot be compar
 def _training(config: dict[str, Any], recipe: str) -> str:
     training = config.get("training")
     parameters = f"{config['parameters']:,} parameters. " if config.get("parameters") else ""
-    if not training or not recipe:
+    known = {
+        "epochs",
+        "device",
+        "seconds",
+        "images_per_second",
+        "threads",
+        "precision",
+        "seed",
+        "zoo",
+        "torch",
+        "commit",
+    }
+    if not isinstance(training, dict) or not known <= training.keys() or not recipe:
         return f"{parameters}How it was trained is not recorded."
     return f"""
-{parameters}{training["epochs"]} epochs on {training["device"]} in {training["seconds"] / 60:.1f} minutes
-({training["images_per_second"]:.0f} images/s, {training["threads"]} threads, {training["precision"]}), seed
+{parameters}{training["epochs"]} epochs on {training["device"]} in {_rounded(training["seconds"], 60, 1)} minutes
+({_rounded(training["images_per_second"], 1, 0)} images/s, {training["threads"]} threads, {training["precision"]}), seed
 {training["seed"]}, {LIBRARY} {training["zoo"]}, torch {training["torch"]}, commit {training["commit"] or "unknown"}.
 `zoo train recipe.yaml` trains it again:
 
@@ -181,64 +203,87 @@ def _front_matter(config: dict[str, Any]) -> dict[str, Any]:
     return front
 
 
+def _rounded(value: Any, unit: float, digits: int) -> str:
+    return f"{value / unit:.{digits}f}" if isinstance(value, int | float) else "?"
+
+
 def _measured(index: Any) -> list[dict[str, Any]]:
     """The results of a ``model-index``, of whatever a stranger wrote."""
-    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
     try:
         for result in (result for model in index or [] for result in model["results"]):
             data = result["dataset"]
             row = {"dataset": str(data["type"]), "split": str(data["split"]), "protocol": str(data["config"])}
             row = found.setdefault(tuple(row.values()), row)
             for metric in result["metrics"]:
-                if metric["type"] in ("nats_per_image", "bits_per_dim"):
+                if metric["type"] in METRICS:
                     row[metric["type"]] = float(metric["value"])
                     arguments = metric.get("args") or {}
                     row |= {"images": int(arguments["images"])} if "images" in arguments else {}
                     row |= {"nats_std_error": float(arguments["std_error"])} if "std_error" in arguments else {}
     except (KeyError, TypeError, ValueError, AttributeError):
         return []
-    return [row for row in found.values() if "nats_per_image" in row]
+    return [row for row in found.values() if math.isfinite(row.get("nats_per_image", math.nan))]
 
 
 def _merged(edited: str, fresh: str) -> str:
-    """The edited card with the fresh one's figures: marked blocks, results, and tags that are missing."""
+    """The edited card with the fresh one's figures: marked blocks, results, and what the front matter lacks."""
     blocks = {match[1]: match[0] for match in BLOCK.finditer(fresh)}
-    body = BLOCK.sub(lambda match: blocks.get(match[1], match[0]), _body(edited))
-    kept, new = _front(edited), _front(fresh)
-    merged = new | kept | {LIBRARY: new[LIBRARY]}
+    (front, body), (new, _) = _parts(edited), _parts(fresh)
+    for key, value in new.items():
+        front.setdefault(key, value)
+    front[LIBRARY] = new[LIBRARY]
     for key in ("tags", "datasets"):
-        both = [*_listed(kept.get(key)), *_listed(new.get(key))]
-        merged |= {key: list(dict.fromkeys(both))} if both else {}
-    own = new.get("model-index", [])
-    others = [entry for entry in _listed(kept.get("model-index")) if entry.get("name") not in {e["name"] for e in own}]
-    merged |= {"model-index": [*own, *others]} if own or others else {}
-    return _stamped(_with_front(merged, body), "pushed")
+        kept = _listed(front.get(key))
+        both = kept + [value for value in _listed(new.get(key)) if value not in kept]
+        front |= {key: both} if both else {}
+    index = _merged_index(_listed(front.get("model-index")), _listed(new.get("model-index")))
+    front |= {"model-index": index} if index else {}
+    return _stamped(_with_front(front, BLOCK.sub(lambda match: blocks.get(match[1], match[0]), body)), "pushed")
+
+
+def _merged_index(kept: list[Any], new: list[Any]) -> list[Any]:
+    """Our results in place of our older ones; other models', and other metrics', stay."""
+    names = {entry["name"] for entry in new}
+    ours = [entry for entry in kept if isinstance(entry, dict) and entry.get("name") in names]
+    foreign = [result for entry in ours for result in _listed(entry.get("results")) if not _is_ours(result)]
+    merged = [entry | {"results": [*entry["results"], *foreign]} for entry in new]
+    return merged + [entry for entry in kept if entry not in ours]
+
+
+def _is_ours(result: Any) -> bool:
+    metrics = _listed(result.get("metrics")) if isinstance(result, dict) else []
+    return bool(metrics) and all(isinstance(metric, dict) and metric.get("type") in METRICS for metric in metrics)
 
 
 def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+    return list(value) if isinstance(value, list) else [] if value is None else [value]
 
 
-def _front(text: str) -> dict[str, Any]:
+def _parts(text: str) -> tuple[dict[str, Any], str]:
+    """Front matter and body; comments, quotes and order of the front matter are kept."""
+    text = STAMP.sub("\n", text.replace("\r\n", "\n"))
     match = FRONT.search(text)
+    if match is None:
+        return {}, text
     try:
-        front = YAML(typ="safe").load(match[1]) if match else {}
+        front = _yaml().load(match[1])
     except YAMLError as error:
         raise RequestError(f"the front matter of README.md is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(front or {}, dict):
-        raise RequestError(f"the front matter of README.md is {type(front).__name__}; write key: value lines")
-    return front or {}
-
-
-def _body(text: str) -> str:
-    return STAMP.sub("\n", FRONT.sub("", text))
+    # Else it is two rules across the page with text between them.
+    return (front, text[match.end() :]) if isinstance(front, dict) else ({}, text)
 
 
 def _with_front(front: dict[str, Any], body: str) -> str:
-    yaml, stream = YAML(typ="safe"), StringIO()
-    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output, yaml.allow_unicode = False, False, True
-    yaml.dump(front, stream)
+    stream = StringIO()
+    _yaml().dump(front, stream)
     return f"---\n{stream.getvalue()}---\n{body}"
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 10**6
+    return yaml
 
 
 def _stamped(text: str, kind: str) -> str:
@@ -247,12 +292,20 @@ def _stamped(text: str, kind: str) -> str:
     return f"{text}\n\n<!-- pixelzoo:{kind} {_digest(text)} -->\n"
 
 
-def _stamp(text: str) -> str | None:
-    """What the zoo did last, "generated" or "pushed", if nobody changed the text since."""
-    match = STAMP.search(text)
-    return match[1] if match and _digest(text[: match.start()]) == match[2] else None
+def _origin(text: str) -> str | None:
+    """Which text the zoo wrote last, before people changed it."""
+    stamps = STAMP.findall(text.replace("\r\n", "\n"))
+    return stamps[-1][1] if stamps else None
+
+
+def _is_untouched(text: str) -> bool:
+    return _origin(text) == _digest(STAMP.sub("\n", text.replace("\r\n", "\n")))
+
+
+def _written(text: str) -> str | None:
+    """How the zoo wrote the text, "generated" or "pushed", if nobody changed it since."""
+    return STAMP.search(text)[1] if _is_untouched(text) else None
 
 
 def _digest(text: str) -> str:
-    # However an editor ends lines.
-    return hashlib.sha256(text.replace("\r", "").strip().encode()).hexdigest()
+    return hashlib.sha256(text.strip().encode()).hexdigest()

@@ -10,6 +10,7 @@ from zoo import hub
 from zoo.errors import RequestError
 from zoo.folder import WEIGHTS
 from zoo.models import PixelModel
+from zoo.recipe import check_arguments
 from zoo.registry import MODELS
 
 NAMED = Path(__file__).parent / "weights"
@@ -54,7 +55,11 @@ def create(name: str, **arguments: Any) -> PixelModel:
     """
     if name in MODELS.names():
         return MODELS.build(name, **arguments)
+    if name not in trained():
+        # Anybody's: whether its weights fit is known before memory is taken.
+        folders.load(find(name))
     config = describe(name)
+    check_arguments(MODELS, config["architecture"], config["model_args"] | arguments)
     return MODELS.build(config["architecture"], **config["model_args"] | arguments)
 
 

@@ -128,12 +128,14 @@ def info_command(name: str, as_json: bool) -> None:
     from zoo import catalog
     from zoo.checking import receptive_field
 
-    model = catalog.create(name)
-    about = _describe(name)
+    # Once, so that all of it is about one commit.
+    place = str(catalog.find(name)) if catalog.where(name) == "hub" else name
+    model = catalog.create(place)
+    about = _describe(place) | {"weights": catalog.where(name)}
     recipe = None
     if about["weights"] != "none":
-        path = catalog.find(name) / "recipe.yaml"
-        recipe = path.read_text(encoding="utf-8") if path.is_file() else None
+        path = catalog.find(place) / "recipe.yaml"
+        recipe = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
     about |= {
         "layers": [{"name": part, "layer": _one_line(layer)} for part, layer in _leaves(model)],
         "receptive_field": receptive_field(model),
@@ -144,7 +146,7 @@ def info_command(name: str, as_json: bool) -> None:
         return
     field = about["receptive_field"]
     facts = [(key, str(about[key])) for key in ("name", "architecture", "conditional", "dataset", "weights")]
-    facts += [("parameters", f"{about['parameters']:,}")]
+    facts += [("parameters", f"{about['parameters']:,}" if about["parameters"] is not None else "-")]
     facts += [
         (f"{r['split']} ({r['protocol']})", f"{r['nats_per_image']:.2f} ± {r['nats_std_error']:.2f} nats per image")
         for r in about["metrics"]
@@ -300,13 +302,15 @@ def eval_command(
     from zoo.evaluation import evaluate
     from zoo.registry import DATA
 
-    config = catalog.describe(model)
+    # Once, so that all of it is about one commit.
+    place = catalog.find(model)
+    config = catalog.describe(place)
     dataset = dataset or config["dataset"] or "mnist"
     protocol = protocol or config["protocol"] or "threshold"
     data = DATA.get(dataset)(split, data_dir)
     with _bar("evaluating") as progress:
         result = evaluate(
-            catalog.load(model), data, dataset=dataset, split=split, protocol=protocol, seed=seed, progress=progress
+            catalog.load(place), data, dataset=dataset, split=split, protocol=protocol, seed=seed, progress=progress
         )
     if as_json:
         _print_json({"model": model, **asdict(result)})
@@ -374,14 +378,15 @@ def sample_command(
     from zoo import catalog, pictures
     from zoo.sampling import share_labels, verify
 
-    loaded = catalog.load(model)
+    place = catalog.find(model)
+    loaded = catalog.load(place)
     if dtype is not None and dtype != "bfloat16":
         loaded = loaded.to(getattr(torch, dtype))
     classes = _classes(labels, loaded.num_classes)
     chosen = None if classes is None else share_labels(classes, images)
     known = None
     if given is not None:
-        known, own_labels = _given(given, catalog.describe(model), images, keep)
+        known, own_labels = _given(given, catalog.describe(place), images, keep)
         if labels is None and chosen is not None and own_labels is not None:
             chosen = own_labels
     began = time.perf_counter()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveInt, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from zoo.errors import FailedError
@@ -41,24 +41,26 @@ class Measured(_Described):
     split: str
     protocol: str
     images: int
-    nats_per_image: float
-    nats_std_error: float
-    bits_per_dim: float
+    nats_per_image: FiniteFloat
+    nats_std_error: FiniteFloat
+    bits_per_dim: FiniteFloat
 
 
 class Config(_Described):
     """What ``config.json`` must hold, and may."""
 
-    format: int
+    format: PositiveInt
     name: str
     architecture: str
     model_args: dict[str, Any]
     weights: Weights
     conditional: bool | None = None
+    num_classes: PositiveInt | None = None
     dataset: str | None = None
     protocol: str | None = None
     parameters: int | None = None
     results: list[Measured] = []
+    plugins: list[dict[str, Any]] = []
 
 
 class FolderError(FailedError):
@@ -74,23 +76,32 @@ def load(folder: Path) -> PixelModel:
         FolderError: the folder is damaged, or needs an architecture that is not installed.
     """
     config = read_config(folder)
-    name, arguments = config["architecture"], config["model_args"]
+    expected = expected_state(config)
     weights = folder / WEIGHTS
     check_digest(weights, config["weights"]["sha256"])
-    try:
-        check_arguments(MODELS, name, arguments)
-        # Shapes first, without memory: the folder may be anybody's.
-        expected = dry_build(name, arguments).state_dict()
-    except Exception as error:  # the arguments of a stranger, in the constructor of a plugin
-        raise FolderError(
-            f"{folder / 'config.json'}: architecture {name!r}: {error}{_how_to_install(config)}"
-        ) from None
     state = _read_weights(weights, expected)
     with torch.random.fork_rng(devices=[]):
-        model = MODELS.build(name, **arguments)
+        model = MODELS.build(config["architecture"], **config["model_args"])
     model.load_state_dict(state)
     # The same numbers, laid out so that convolutions on CPUs run two to three times faster.
     return model.eval().to(memory_format=torch.channels_last)
+
+
+def expected_state(config: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The names, shapes and types of the weights that a config, anybody's, calls for; without the memory for them.
+
+    Raises:
+        FolderError: the architecture is not there, or does not take these arguments.
+    """
+    name, arguments = config["architecture"], config["model_args"]
+    try:
+        check_arguments(MODELS, name, arguments)
+        return dry_build(name, arguments).state_dict()
+    except Exception as error:  # the arguments of a stranger, in the constructor of a plugin
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:1000]
+        raise FolderError(
+            f"{config['name']!r} cannot be built: architecture {name!r}: {reason}{_how_to_install(config)}"
+        ) from None
 
 
 def read_config(folder: Path, weights: bool = True) -> dict[str, Any]:
@@ -145,7 +156,7 @@ def count_parameters(model: PixelModel) -> int:
 
 def _how_to_install(config: dict[str, Any]) -> str:
     """What the plugins that the model needs are called, as far as they are not there; its author says so, not we."""
-    names = [plugin.get("name") for plugin in config.get("plugins") or [] if isinstance(plugin, dict)]
+    names = [plugin.get("name") for plugin in config["plugins"]]
     named = [name for name in names if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name)]
     missing = [name for name in named if not _is_installed(name)]
     if not missing:
@@ -200,5 +211,6 @@ def _read_weights(path: Path, expected: dict[str, torch.Tensor]) -> dict[str, to
         if tensor.is_floating_point() and not tensor.isfinite().all():
             wrong.append(f"{name} holds values that are not finite")
     if wrong:
-        raise FolderError(f"{path} does not fit the model: {'; '.join(wrong)}")
+        more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise FolderError(f"{path} does not fit the model: {'; '.join(wrong[:10])}{more}")
     return state

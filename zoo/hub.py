@@ -14,15 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    constants,
+    hf_hub_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 import zoo
 from zoo import folder as folders
-from zoo.card import LIBRARY, described, refreshed
+from zoo.card import LIBRARY, described, is_edited, refreshed
 from zoo.errors import RequestError
+from zoo.files import write_text
 from zoo.folder import WEIGHTS, FolderError
-from zoo.hub_errors import HubError, explain, explained
+from zoo.hub_errors import HubError, explained, reason
 
 __all__ = ["HubError", "Pulled", "Pushed", "browse", "cached", "is_reference", "parse", "pull", "push"]
 
@@ -32,7 +41,11 @@ NEEDED = (CONFIG, WEIGHTS)
 FILES = (*NEEDED, CARD, "recipe.yaml", "samples.png", "metrics.jsonl")
 """What a model folder holds, and all that is ever sent or fetched."""
 
-CONFIG_BYTES = 2**20
+CONFIG_BYTES = HEADER_BYTES = 2**20
+EXTRA_BYTES = 2**24
+
+Listing = dict[str, tuple[int, str | None]]
+"""The files of a commit: size, and the hash that the Hub names it by."""
 
 
 @dataclass(frozen=True)
@@ -104,18 +117,32 @@ def pull(reference: str, *, everything: bool = True, sha256: str | None = None) 
     wanted = FILES if everything else NEEDED
     with explained(repo, revision):
         commit, listed = _resolve(repo, revision, wanted)
+        _check_listing(repo, commit, listed)
+        home = _fetch(repo, commit, CONFIG, listed).parent
+        # Before anything big is fetched: what would be built, and whether these weights can be its own.
+        try:
+            config = folders.read_config(home, weights=False)
+        except FolderError:
+            if (home / CONFIG).is_symlink() or listed is not None:
+                raise
+            # Of no known hash, where the cache has no links, and no JSON: it may be damaged.
+            (home / CONFIG).unlink()
+            config = folders.read_config(_fetch(repo, commit, CONFIG, listed).parent, weights=False)
+        stated = config["weights"]["sha256"]
+        if sha256 not in (None, stated):
+            raise FolderError(
+                f"{repo} at {commit[:12]} holds weights with sha256 {stated[:12]}..., expected {sha256[:12]}...; "
+                "the repository is not what this zoo pinned, do not use it"
+            )
+        _check_size(repo, config, listed)
+        _fetch(repo, commit, WEIGHTS, listed, stated)
+        extras = [name for name in wanted if name not in NEEDED and _is_wanted(repo, commit, name, listed)]
+        for name in extras:
+            _fetch(repo, commit, name, listed)
         if listed is not None:
-            _check_listing(repo, commit, listed)
-        files = [name for name in wanted if _fetch(repo, revision, commit, name, listed)]
-    home = Path(try_to_load_from_cache(repo, CONFIG, revision=commit)).parent
-    stated = folders.read_config(home)["weights"]["sha256"]
-    if sha256 not in (None, stated):
-        raise FolderError(
-            f"{repo} at {commit[:12]} holds weights with sha256 {stated[:12]}..., expected {sha256[:12]}...; "
-            "the repository is not what this zoo pinned, do not use it"
-        )
-    folders.check_digest(home / WEIGHTS, stated)
-    return Pulled(repo, commit, home, files, stated)
+            # The cache shall remember what the name stood for, now that all of it is there.
+            _download(repo, CONFIG, revision or "main")
+    return Pulled(repo, commit, home, [*NEEDED, *extras], stated)
 
 
 def push(
@@ -150,8 +177,15 @@ def push(
     config = folders.read_config(home)
     parse(f"{PREFIX}{repo}")
     api = HfApi(library_name=LIBRARY, library_version=zoo.__version__)
+    if tag is not None and not re.fullmatch(r"\w[\w./-]*", tag):
+        raise RequestError(f"--tag is {tag!r}; write letters, digits and . _ - / only, such as v1.0")
     with explained(repo, revision, writing=True):
         url = str(api.create_repo(repo, private=private or None, exist_ok=True))
+        tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo).tags}
+        if revision in tags:
+            raise RequestError(
+                f"{repo} has a tag {revision!r}, which cannot be pushed to; name a branch with --revision"
+            )
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
         there = api.model_info(repo, revision=revision, files_metadata=True)
@@ -159,25 +193,32 @@ def push(
             raise RequestError(f"{repo} exists and is public; make it private on its page, or name another repository")
         hashes = {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in there.siblings}
         _check_ours(repo, there.sha, hashes)
-        remote = _download(repo, CARD, there.sha).read_text("utf-8") if CARD in hashes else None
+        remote = _read_card(_download(repo, CARD, there.sha)) if CARD in hashes else None
         contents: dict[str, Path | bytes] = {name: home / name for name in FILES if (home / name).is_file()}
-        local = (home / CARD).read_text("utf-8") if CARD in contents else None
-        recipe = (home / "recipe.yaml").read_text("utf-8") if "recipe.yaml" in contents else ""
-        contents[CARD] = refreshed(config, recipe, f"{PREFIX}{repo}", local, remote).encode()
+        local = _read_card(home / CARD) if CARD in contents else None
+        recipe = (home / "recipe.yaml").read_text("utf-8", "replace") if "recipe.yaml" in contents else ""
+        text = refreshed(config, recipe, f"{PREFIX}{repo}", local, remote)
+        contents[CARD] = text.encode()
         changed = [name for name, content in contents.items() if not _is(content, hashes.get(name))]
-        target = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo).tags}.get(tag)
-        if target is not None and (changed or target != there.sha):
+        # A picture or a recipe of older weights would pass for these weights'.
+        stale = [name for name in FILES if name in hashes and name not in contents]
+        target = tags.get(tag)
+        if target is not None and (changed or stale or target != there.sha):
             raise RequestError(f"{repo} has a tag {tag!r} already, of commit {target[:12]}; name another with --tag")
         commit = there.sha
-        if changed:
+        if changed or stale:
+            operations = [CommitOperationAdd(name, contents[name]) for name in changed]
             commit = api.create_commit(
                 repo,
-                [CommitOperationAdd(name, contents[name]) for name in changed],
+                [*operations, *(CommitOperationDelete(name) for name in stale)],
                 commit_message=message or f"Push {config['name']} with {LIBRARY} {zoo.__version__}",
                 revision=revision,
                 # Should somebody push at the same time, their card is not lost.
                 parent_commit=there.sha,
             ).oid
+        if local is not None and is_edited(local):
+            # What is edited from now on descends from what is on the Hub.
+            write_text(home / CARD, text)
         if tag is not None and target is None:
             api.create_tag(repo, tag=tag, revision=commit)
     reference = f"{PREFIX}{repo}@{tag or commit}"
@@ -190,9 +231,27 @@ def browse(author: str | None = None) -> list[dict[str, Any]]:
     Raises:
         HubError: the Hub cannot be asked.
     """
-    with explained("the list of models", None):
-        found = list(HfApi().list_models(filter=LIBRARY, author=author, cardData=True))
-    return [_row(f"{PREFIX}{model.id}", described(model.card_data and model.card_data.to_dict())) for model in found]
+    found: list[Any] = []
+    # Not by the client's list_models, which a single malformed card of anybody's stops.
+    address: str | None = f"{constants.ENDPOINT}/api/models"
+    asked: dict[str, Any] | None = {"filter": LIBRARY, "cardData": True} | ({"author": author} if author else {})
+    with explained("", None):
+        while address:
+            answer = get_session().get(address, params=asked, headers=build_hf_headers(library_name=LIBRARY))
+            hf_raise_for_status(answer)
+            found += answer.json()
+            address, asked = answer.links.get("next", {}).get("url"), None
+    return [
+        _row(
+            f"{PREFIX}{model['id']}", described({"model-index": model.get("model-index")} | _mapping(model["cardData"]))
+        )
+        for model in map(_mapping, found)
+        if isinstance(model.get("id"), str)
+    ]
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return {"cardData": {}} | value if isinstance(value, dict) else {"cardData": {}}
 
 
 def cached() -> list[dict[str, Any]]:
@@ -200,6 +259,8 @@ def cached() -> list[dict[str, Any]]:
     rows = []
     with suppress(huggingface_hub.errors.CacheNotFound):
         for repo in sorted(huggingface_hub.scan_cache_dir().repos, key=lambda repo: repo.repo_id):
+            if repo.repo_type != "model":
+                continue
             for revision in sorted(repo.revisions, key=lambda revision: -revision.last_modified):
                 with suppress(FolderError):
                     config = folders.read_config(Path(revision.snapshot_path))
@@ -212,13 +273,16 @@ def _row(name: str, about: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, **known, "weights": "hub", "metrics": about.get("results") or []}
 
 
-def _resolve(repo: str, revision: str | None, wanted: tuple[str, ...]) -> tuple[str, dict[str, int] | None]:
-    """The commit, and the sizes of its files, or None where the Hub was not asked."""
+def _resolve(repo: str, revision: str | None, wanted: tuple[str, ...]) -> tuple[str, Listing | None]:
+    """The commit, and what it holds, or None where the Hub was not asked."""
     if revision and re.fullmatch("[0-9a-f]{40}", revision) and _is_cached(repo, revision, wanted):
         return revision, None
     try:
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
-        return info.sha, {file.rfilename: file.size or 0 for file in info.siblings}
+        files = {
+            file.rfilename: (file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id) for file in info.siblings
+        }
+        return info.sha, files
     except HFValidationError:
         raise
     except Exception as error:
@@ -228,11 +292,8 @@ def _resolve(repo: str, revision: str | None, wanted: tuple[str, ...]) -> tuple[
         if commit is None or not _is_cached(repo, commit, NEEDED):
             raise
         if not isinstance(error, OfflineModeIsEnabled):
-            warnings.warn(
-                f"using commit {commit} of {repo} from the cache, which may be outdated: "
-                f"{explain(error, repo, revision, writing=False)}",
-                stacklevel=5,
-            )
+            why = reason(error, repo, revision)
+            warnings.warn(f"using commit {commit} of {repo} from the cache, which may be outdated: {why}", stacklevel=5)
         return commit, None
 
 
@@ -240,7 +301,9 @@ def _is_cached(repo: str, commit: str, names: tuple[str, ...]) -> bool:
     return all(isinstance(try_to_load_from_cache(repo, name, revision=commit), str) for name in names)
 
 
-def _check_listing(repo: str, commit: str, listed: dict[str, int]) -> None:
+def _check_listing(repo: str, commit: str, listed: Listing | None) -> None:
+    if listed is None:
+        return
     missing = [name for name in NEEDED if name not in listed]
     if missing:
         there = ", ".join(sorted(listed)[:10]) or "nothing"
@@ -248,32 +311,61 @@ def _check_listing(repo: str, commit: str, listed: dict[str, int]) -> None:
             f"{repo} at {commit[:12]} is no model folder of the zoo: {' and '.join(missing)} missing; it holds "
             f"{there}. Weights in other formats, pickles above all, are never opened; zoo push writes such a repository"
         )
-    if listed[CONFIG] > CONFIG_BYTES:
-        raise FolderError(f"{repo}: {CONFIG} has {listed[CONFIG]:,} bytes, more than any config of the zoo; refused")
+    size, _ = listed[CONFIG]
+    if size > CONFIG_BYTES:
+        raise FolderError(f"{repo}: {CONFIG} has {size:,} bytes, more than any config of the zoo; refused")
 
 
-def _fetch(repo: str, revision: str | None, commit: str, name: str, listed: dict[str, int] | None) -> bool:
-    """Have the file in the cache, whole; False if the commit has none of this name."""
-    if listed is None and not _is_cached(repo, commit, (name,)):
-        return False
-    if listed is not None and name not in listed:
-        return False
-    # By the name that was asked for, so that the cache remembers which commit it stood for.
-    asked = (revision or "main") if name == CONFIG and listed is not None else commit
-    path = _download(repo, name, asked)
-    if path.parent.name != commit:
-        path = _download(repo, name, commit)
-    if not _is_whole(path):
-        try:
-            path = _download(repo, name, commit, force=True)
-        except Exception as error:
-            raise FolderError(
-                f"{path} is damaged (its hash is not its own), and it cannot be downloaded again: "
-                f"{explain(error, repo, revision, writing=False)}"
-            ) from error
-        if not _is_whole(path):
-            raise FolderError(f"{repo}: {name} arrives damaged, twice now (its hash is not its own); try again later")
-    return True
+def _check_size(repo: str, config: dict[str, Any], listed: Listing | None) -> None:
+    """Refuse weights that are not those of the model that the config describes, before they are fetched."""
+    expected = sum(tensor.numel() * tensor.element_size() for tensor in folders.expected_state(config).values())
+    if listed is None:
+        return
+    size, _ = listed[WEIGHTS]
+    # What a safetensors file has beside the numbers: names and shapes, and a line of metadata.
+    if not 0 <= size - expected <= HEADER_BYTES:
+        raise FolderError(
+            f"{repo}: {WEIGHTS} has {size:,} bytes, where the model of its {CONFIG} has {expected:,}; it has shapes of "
+            "another model or is no safetensors file; not fetched"
+        )
+
+
+def _is_wanted(repo: str, commit: str, name: str, listed: Listing | None) -> bool:
+    if listed is None:
+        return _is_cached(repo, commit, (name,))
+    size, _ = listed.get(name, (0, None))
+    if size > EXTRA_BYTES:
+        warnings.warn(f"{name} of {repo} has {size:,} bytes and is left out", stacklevel=5)
+    return name in listed and size <= EXTRA_BYTES
+
+
+def _fetch(
+    repo: str, commit: str, name: str, listed: Listing | None, digest: str | None = None, again: bool = False
+) -> Path:
+    """The file in the cache, whole: the client itself looks at sizes only."""
+    path = _download(repo, name, commit, force=again)
+    # The Hub's hash of it; what the cache named it after, if it does name files so.
+    known = [digest, listed[name][1] if listed else None, path.resolve().name]
+    hashes = [text for text in known if text and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", text)]
+    if all(_is(path, text) for text in hashes):
+        return path
+    if again:
+        raise FolderError(
+            f"{repo}: {name} arrives damaged, twice now (its hash is not the one announced); try again later, or tell "
+            "its author"
+        )
+    try:
+        if not path.is_symlink():
+            # Without links the client fetches the file anew, and leaves the old one in its place.
+            path.unlink()
+        return _fetch(repo, commit, name, listed, digest, again=True)
+    except FolderError:
+        raise
+    except Exception as error:
+        raise FolderError(
+            f"{path} is damaged (its hash is not the one announced), and it cannot be downloaded again: "
+            f"{reason(error, repo, commit)}"
+        ) from error
 
 
 def _download(repo: str, name: str, revision: str, force: bool = False) -> Path:
@@ -281,33 +373,30 @@ def _download(repo: str, name: str, revision: str, force: bool = False) -> Path:
     known = None if force else try_to_load_from_cache(repo, name, revision=revision)
     if isinstance(known, str) and re.fullmatch("[0-9a-f]{40}", revision):
         return Path(known)
-    return Path(
-        hf_hub_download(
-            repo,
-            name,
-            revision=revision,
-            force_download=force,
-            library_name=LIBRARY,
-            library_version=zoo.__version__,
-        )
-    )
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a file of the cache has the hash that is its name there; the client itself looks at the size only."""
-    expected = path.resolve().name
-    # Without symbolic links, as on some Windows, there is no such name; folder.load checks the weights in any case.
-    return not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", expected) or _is(path, expected)
+    about = {"library_name": LIBRARY, "library_version": zoo.__version__}
+    return Path(hf_hub_download(repo, name, revision=revision, force_download=force, **about))
 
 
 def _is(content: Path | bytes, expected: str | None) -> bool:
     """Whether content has a hash as the Hub names files: sha256 of a big one, git's sha1 of a small one."""
     if expected is None:
         return False
-    data = content if isinstance(content, bytes) else content.read_bytes()
-    if len(expected) == 64:
-        return hashlib.sha256(data).hexdigest() == expected
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == expected
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    digest = hashlib.sha256() if len(expected) == 64 else hashlib.sha1(b"blob %d\0" % size)
+    if isinstance(content, bytes):
+        digest.update(content)
+    else:
+        with content.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest() == expected
+
+
+def _read_card(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise RequestError(f"{path} is not UTF-8 text; save it as UTF-8 and push again") from None
 
 
 def _check_ours(repo: str, commit: str, files: dict[str, Any]) -> None:
@@ -316,7 +405,7 @@ def _check_ours(repo: str, commit: str, files: dict[str, Any]) -> None:
         return
     config = {}
     if CONFIG in files:
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             config = json.loads(_download(repo, CONFIG, commit).read_text("utf-8"))
     if not (isinstance(config, dict) and {"format", "architecture", "model_args"} <= config.keys()):
         raise RequestError(

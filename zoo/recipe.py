@@ -4,7 +4,7 @@ import difflib
 import inspect
 import json
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -170,6 +170,13 @@ def check_arguments(registry: Registry, name: str, arguments: Mapping[str, Any])
         _signature_model(registry.get(name)).model_validate_json(json.dumps(arguments, default=str), strict=True)
     except ValidationError as error:
         raise RegistryError(f"arguments of the {registry.kind} {name!r}: {listed(error)}") from None
+    for slot, layer, own in _slots(arguments):
+        try:
+            _slot_model(layer).model_validate_json(json.dumps(own, default=str), strict=True)
+        except ValidationError as error:
+            raise RegistryError(
+                f"arguments of the layer {layer!r} in {slot!r} of the {registry.kind} {name!r}: {listed(error)}"
+            ) from None
 
 
 def listed(error: ValidationError) -> str:
@@ -375,16 +382,24 @@ def _check_names(document: _Document) -> None:
 
 
 def _check_slots(document: _Document, model: dict[str, Any]) -> None:
-    """Arguments of a layer that a mapping puts into a slot; those that the model itself passes may be missing."""
-    for slot, given in model.items():
+    for slot, name, own in _slots(model):
+        _validate(document, _slot_model(name), own, ("model", slot))
+
+
+def _slots(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """The layers that mappings put into a model's slots: slot, name, arguments."""
+    for slot, given in arguments.items():
         if isinstance(given, dict) and given.get("name") in LAYERS.names():
-            known = _signature_model(LAYERS.get(given["name"]))
-            fields = {name: (part.annotation, part) for name, part in known.model_fields.items()}
-            for part in known.model_fields.values():
-                part.default = None if part.is_required() else part.default
-            optional = create_model("Arguments", __config__=known.model_config, **fields)
-            own = {key: value for key, value in given.items() if key != "name"}
-            _validate(document, optional, own, ("model", slot))
+            yield slot, given["name"], {key: value for key, value in given.items() if key != "name"}
+
+
+def _slot_model(name: str) -> type[BaseModel]:
+    """A layer's arguments, of which those that the model itself passes may be missing."""
+    known = _signature_model(LAYERS.get(name))
+    fields = {name: (part.annotation, part) for name, part in known.model_fields.items()}
+    for part in known.model_fields.values():
+        part.default = None if part.is_required() else part.default
+    return create_model("Arguments", __config__=known.model_config, **fields)
 
 
 def _build_dry(document: _Document, name: str, arguments: dict[str, Any], data: Any) -> None:

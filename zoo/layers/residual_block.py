@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from annotated_types import Gt
+from annotated_types import Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,8 +44,8 @@ class ResidualBlock(nn.Module):
         channels: Annotated[int, Gt(0)],
         *,
         num_classes: Annotated[int, Gt(0)] | None = None,
-        kernel_size: Annotated[int, Gt(0)] = 3,
-        dilation: Annotated[int, Gt(0)] = 1,
+        kernel_size: Annotated[int, Gt(0), Le(1024)] = 3,
+        dilation: Annotated[int, Gt(0), Le(1024)] = 1,
         norm: str | None = None,
     ) -> None:
         super().__init__()
