@@ -9,11 +9,12 @@ import zoo
 
 FLOORS = [
     {"errors"},
-    {"registry", "causal", "files", "signals"},
+    {"registry", "causal", "files", "signals", "hub_errors"},
     {"sampling", "checking"},
     {"layers", "likelihoods", "data"},
     {"models", "recipe"},
-    {"folder", "evaluation", "pictures", "card", "checkpoint", "run_folder", "hub_errors"},
+    {"folder", "evaluation", "pictures", "card", "checkpoint", "run_folder"},
+    {"hub_files"},
     {"training", "hub"},
     {"catalog"},
     {"cli"},

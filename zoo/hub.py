@@ -4,25 +4,15 @@ Nothing that comes from there is trusted: only JSON and safetensors are read, no
 against its hash.
 """
 
-import hashlib
 import json
 import re
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    constants,
-    hf_hub_download,
-    try_to_load_from_cache,
-)
-from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 import zoo
@@ -31,21 +21,15 @@ from zoo.card import LIBRARY, described, is_edited, refreshed
 from zoo.errors import RequestError
 from zoo.files import write_text
 from zoo.folder import WEIGHTS, FolderError
-from zoo.hub_errors import HubError, explained, reason
+from zoo.hub_errors import HubError, explained
+from zoo.hub_files import CONFIG, NEEDED, check_listing, check_size, download, fetch, has_hash, is_wanted, resolve
 
 __all__ = ["HubError", "Pulled", "Pushed", "browse", "cached", "is_reference", "parse", "pull", "push"]
 
 PREFIX = "hf-hub:"
-CONFIG, CARD = "config.json", "README.md"
-NEEDED = (CONFIG, WEIGHTS)
+CARD = "README.md"
 FILES = (*NEEDED, CARD, "recipe.yaml", "samples.png", "metrics.jsonl")
 """What a model folder holds, and all that is ever sent or fetched."""
-
-CONFIG_BYTES = HEADER_BYTES = 2**20
-EXTRA_BYTES = 2**24
-
-Listing = dict[str, tuple[int, str | None]]
-"""The files of a commit: size, and the hash that the Hub names it by."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +100,9 @@ def pull(reference: str, *, everything: bool = True, sha256: str | None = None) 
     repo, revision = parse(reference)
     wanted = FILES if everything else NEEDED
     with explained(repo, revision):
-        commit, listed = _resolve(repo, revision, wanted)
-        _check_listing(repo, commit, listed)
-        home = _fetch(repo, commit, CONFIG, listed).parent
+        commit, listed = resolve(repo, revision, wanted)
+        check_listing(repo, commit, listed)
+        home = fetch(repo, commit, CONFIG, listed).parent
         # Before anything big is fetched: what would be built, and whether these weights can be its own.
         try:
             config = folders.read_config(home, weights=False)
@@ -127,21 +111,21 @@ def pull(reference: str, *, everything: bool = True, sha256: str | None = None) 
                 raise
             # Of no known hash, where the cache has no links, and no JSON: it may be damaged.
             (home / CONFIG).unlink()
-            config = folders.read_config(_fetch(repo, commit, CONFIG, listed).parent, weights=False)
+            config = folders.read_config(fetch(repo, commit, CONFIG, listed).parent, weights=False)
         stated = config["weights"]["sha256"]
         if sha256 not in (None, stated):
             raise FolderError(
                 f"{repo} at {commit[:12]} holds weights with sha256 {stated[:12]}..., expected {sha256[:12]}...; "
                 "the repository is not what this zoo pinned, do not use it"
             )
-        _check_size(repo, config, listed)
-        _fetch(repo, commit, WEIGHTS, listed, stated)
-        extras = [name for name in wanted if name not in NEEDED and _is_wanted(repo, commit, name, listed)]
+        check_size(repo, config, listed)
+        fetch(repo, commit, WEIGHTS, listed, stated)
+        extras = [name for name in wanted if name not in NEEDED and is_wanted(repo, commit, name, listed)]
         for name in extras:
-            _fetch(repo, commit, name, listed)
+            fetch(repo, commit, name, listed)
         if listed is not None:
             # The cache shall remember what the name stood for, now that all of it is there.
-            _download(repo, CONFIG, revision or "main")
+            download(repo, CONFIG, revision or "main")
     return Pulled(repo, commit, home, [*NEEDED, *extras], stated)
 
 
@@ -193,13 +177,13 @@ def push(
             raise RequestError(f"{repo} exists and is public; make it private on its page, or name another repository")
         hashes = {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in there.siblings}
         _check_ours(repo, there.sha, hashes)
-        remote = _read_card(_download(repo, CARD, there.sha)) if CARD in hashes else None
+        remote = _read_card(download(repo, CARD, there.sha)) if CARD in hashes else None
         contents: dict[str, Path | bytes] = {name: home / name for name in FILES if (home / name).is_file()}
         local = _read_card(home / CARD) if CARD in contents else None
         recipe = (home / "recipe.yaml").read_text("utf-8", "replace") if "recipe.yaml" in contents else ""
         text = refreshed(config, recipe, f"{PREFIX}{repo}", local, remote)
         contents[CARD] = text.encode()
-        changed = [name for name, content in contents.items() if not _is(content, hashes.get(name))]
+        changed = [name for name, content in contents.items() if not has_hash(content, hashes.get(name))]
         # A picture or a recipe of older weights would pass for these weights'.
         stale = [name for name in FILES if name in hashes and name not in contents]
         target = tags.get(tag)
@@ -273,125 +257,6 @@ def _row(name: str, about: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, **known, "weights": "hub", "metrics": about.get("results") or []}
 
 
-def _resolve(repo: str, revision: str | None, wanted: tuple[str, ...]) -> tuple[str, Listing | None]:
-    """The commit, and what it holds, or None where the Hub was not asked."""
-    if revision and re.fullmatch("[0-9a-f]{40}", revision) and _is_cached(repo, revision, wanted):
-        return revision, None
-    try:
-        info = HfApi().model_info(repo, revision=revision, files_metadata=True)
-        files = {
-            file.rfilename: (file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id) for file in info.siblings
-        }
-        return info.sha, files
-    except HFValidationError:
-        raise
-    except Exception as error:
-        # The client would fall back on its cache too, without a word.
-        config = try_to_load_from_cache(repo, CONFIG, revision=revision or "main")
-        commit = Path(config).parent.name if isinstance(config, str) else None
-        if commit is None or not _is_cached(repo, commit, NEEDED):
-            raise
-        if not isinstance(error, OfflineModeIsEnabled):
-            why = reason(error, repo, revision)
-            warnings.warn(f"using commit {commit} of {repo} from the cache, which may be outdated: {why}", stacklevel=5)
-        return commit, None
-
-
-def _is_cached(repo: str, commit: str, names: tuple[str, ...]) -> bool:
-    return all(isinstance(try_to_load_from_cache(repo, name, revision=commit), str) for name in names)
-
-
-def _check_listing(repo: str, commit: str, listed: Listing | None) -> None:
-    if listed is None:
-        return
-    missing = [name for name in NEEDED if name not in listed]
-    if missing:
-        there = ", ".join(sorted(listed)[:10]) or "nothing"
-        raise FolderError(
-            f"{repo} at {commit[:12]} is no model folder of the zoo: {' and '.join(missing)} missing; it holds "
-            f"{there}. Weights in other formats, pickles above all, are never opened; zoo push writes such a repository"
-        )
-    size, _ = listed[CONFIG]
-    if size > CONFIG_BYTES:
-        raise FolderError(f"{repo}: {CONFIG} has {size:,} bytes, more than any config of the zoo; refused")
-
-
-def _check_size(repo: str, config: dict[str, Any], listed: Listing | None) -> None:
-    """Refuse weights that are not those of the model that the config describes, before they are fetched."""
-    expected = sum(tensor.numel() * tensor.element_size() for tensor in folders.expected_state(config).values())
-    if listed is None:
-        return
-    size, _ = listed[WEIGHTS]
-    # What a safetensors file has beside the numbers: names and shapes, and a line of metadata.
-    if not 0 <= size - expected <= HEADER_BYTES:
-        raise FolderError(
-            f"{repo}: {WEIGHTS} has {size:,} bytes, where the model of its {CONFIG} has {expected:,}; it has shapes of "
-            "another model or is no safetensors file; not fetched"
-        )
-
-
-def _is_wanted(repo: str, commit: str, name: str, listed: Listing | None) -> bool:
-    if listed is None:
-        return _is_cached(repo, commit, (name,))
-    size, _ = listed.get(name, (0, None))
-    if size > EXTRA_BYTES:
-        warnings.warn(f"{name} of {repo} has {size:,} bytes and is left out", stacklevel=5)
-    return name in listed and size <= EXTRA_BYTES
-
-
-def _fetch(
-    repo: str, commit: str, name: str, listed: Listing | None, digest: str | None = None, again: bool = False
-) -> Path:
-    """The file in the cache, whole: the client itself looks at sizes only."""
-    path = _download(repo, name, commit, force=again)
-    # The Hub's hash of it; what the cache named it after, if it does name files so.
-    known = [digest, listed[name][1] if listed else None, path.resolve().name]
-    hashes = [text for text in known if text and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", text)]
-    if all(_is(path, text) for text in hashes):
-        return path
-    if again:
-        raise FolderError(
-            f"{repo}: {name} arrives damaged, twice now (its hash is not the one announced); try again later, or tell "
-            "its author"
-        )
-    try:
-        if not path.is_symlink():
-            # Without links the client fetches the file anew, and leaves the old one in its place.
-            path.unlink()
-        return _fetch(repo, commit, name, listed, digest, again=True)
-    except FolderError:
-        raise
-    except Exception as error:
-        raise FolderError(
-            f"{path} is damaged (its hash is not the one announced), and it cannot be downloaded again: "
-            f"{reason(error, repo, commit)}"
-        ) from error
-
-
-def _download(repo: str, name: str, revision: str, force: bool = False) -> Path:
-    # A commit's files never change: what is there need not be asked for.
-    known = None if force else try_to_load_from_cache(repo, name, revision=revision)
-    if isinstance(known, str) and re.fullmatch("[0-9a-f]{40}", revision):
-        return Path(known)
-    about = {"library_name": LIBRARY, "library_version": zoo.__version__}
-    return Path(hf_hub_download(repo, name, revision=revision, force_download=force, **about))
-
-
-def _is(content: Path | bytes, expected: str | None) -> bool:
-    """Whether content has a hash as the Hub names files: sha256 of a big one, git's sha1 of a small one."""
-    if expected is None:
-        return False
-    size = len(content) if isinstance(content, bytes) else content.stat().st_size
-    digest = hashlib.sha256() if len(expected) == 64 else hashlib.sha1(b"blob %d\0" % size)
-    if isinstance(content, bytes):
-        digest.update(content)
-    else:
-        with content.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    return digest.hexdigest() == expected
-
-
 def _read_card(path: Path) -> str:
     try:
         return path.read_text("utf-8")
@@ -406,7 +271,7 @@ def _check_ours(repo: str, commit: str, files: dict[str, Any]) -> None:
     config = {}
     if CONFIG in files:
         with suppress(ValueError, RecursionError):
-            config = json.loads(_download(repo, CONFIG, commit).read_text("utf-8"))
+            config = json.loads(download(repo, CONFIG, commit).read_text("utf-8"))
     if not (isinstance(config, dict) and {"format", "architecture", "model_args"} <= config.keys()):
         raise RequestError(
             f"the name {repo} is taken: it holds {', '.join(sorted(files)[:10])} and no model of the zoo; "
