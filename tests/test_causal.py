@@ -207,3 +207,25 @@ def test_what_fails_on_a_front_is_named():
 
     with pytest.raises(CausalityError, match="fails on a front"):
         schedule(Learned(), 1)
+
+
+class Greedy(Taps):
+    """Writes into what it has gathered, as it may."""
+
+    def forward(self, x, context=None):
+        if context is None or context.front is None:
+            return super().forward(x)
+        seen = context.front.gather(self, x)
+        y = torch.einsum("btchw,oct->bohw", seen.unflatten(1, (len(self.taps), -1)), self.weight)
+        seen.zero_()
+        return y
+
+
+@pytest.mark.parametrize("taps", [((-1, 1), (-1, 0), (-1, -1), (0, 0), (0, -1)), ((0, 0),)], ids=["one view", "itself"])
+def test_a_leaf_may_write_into_what_it_gathered(taps):
+    torch.manual_seed(0)
+    first = Taps(2, ((-1, 1), (0, -1)))
+    module = Sequential(first, Greedy(2, taps), Greedy(2, taps)).double()
+    x = torch.randn(1, 2, 5, 6, dtype=torch.double)
+    with torch.no_grad():
+        torch.testing.assert_close(run_over_fronts(module, x), module(x))

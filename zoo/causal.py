@@ -190,14 +190,18 @@ class Front:
 
     def gather(self, layer: nn.Module, x: Tensor) -> Tensor:
         """Remember the leaf's input (B, C, 1, P) and return what its taps read, (B, taps * C, 1, P'), tap by tap."""
-        return self._images(self._seen(layer, x), len(x))
+        index = self._next
+        seen, band = self._seen(layer, x), self._bands[index]
+        # What is not put together from several runs is a view of the memory, or of x, into which a leaf might write.
+        is_view = band is None or len(band.runs) == 1
+        return self._images(seen.clone() if is_view else seen, len(x))
 
     def linear(self, layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Gather, then multiply by a matrix (out, taps * C) and add a bias (out,): (B, out, 1, P')."""
         return self._images(F.linear(self._seen(layer, x), weight, bias), len(x))
 
     def _seen(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """What the leaf's taps read, a row for each position and image: (P' * B, taps * C)."""
+        """What the leaf's taps read, a row for each position and image: (P' * B, taps * C); not to be written to."""
         index, self._next = self._next, self._next + 1
         read = self.schedule.reads[index]
         if read.layer is not layer:
