@@ -17,6 +17,9 @@ from zoo.errors import RequestError
 LIBRARY = "pixelzoo"
 TASK = "unconditional-image-generation"
 METRICS = ("nats_per_image", "bits_per_dim")
+ABOUT = {"architecture": str, "conditional": bool, "dataset": str, "parameters": int}
+"""What the front matter says of a model beside its results, and of which type."""
+
 FRONT = re.compile(r"\A\ufeff?\s*---[ \t]*\n(.*?)^---[ \t]*$\n?", re.DOTALL | re.MULTILINE)
 STAMP = re.compile(r"\n*<!-- pixelzoo:(generated|pushed) ([0-9a-f]{64}) -->[ \t]*\n?")
 BLOCK = re.compile(r"<!-- pixelzoo:(\w+) -->\n(?:(?!<!-- pixelzoo:).)*?<!-- /pixelzoo:\1 -->", re.DOTALL)
@@ -82,9 +85,9 @@ def refreshed(config: dict[str, Any], recipe: str, reference: str, local: str | 
         RequestError: both have words of people and neither descends from the other, or front matter is not YAML.
     """
     fresh = card(config, recipe, reference)
-    mine = None if local is None or _is_untouched(local) else _merged(local, fresh)
+    mine = None if local is None or is_untouched(local) else _merged(local, fresh)
     theirs = None if remote is None or _written(remote) == "generated" else _merged(remote, fresh)
-    if mine and theirs and mine != theirs and not (_is_untouched(remote) and _origin(local) == _origin(remote)):
+    if mine and theirs and mine != theirs and not (is_untouched(remote) and _origin(local) == _origin(remote)):
         raise RequestError(
             "README.md was edited here and on the Hub, differently; bring both into the one here, or delete the one "
             "here to keep the Hub's, and push again"
@@ -92,18 +95,17 @@ def refreshed(config: dict[str, Any], recipe: str, reference: str, local: str | 
     return mine or theirs or fresh
 
 
-def is_edited(text: str) -> bool:
-    """Whether people changed the card since the zoo wrote it."""
-    return not _is_untouched(text)
+def is_untouched(text: str) -> bool:
+    """Whether nobody changed the card since the zoo wrote it."""
+    return _origin(text) == _digest(STAMP.sub("\n", text.replace("\r\n", "\n")))
 
 
 def described(card_data: dict[str, Any] | None) -> dict[str, Any]:
     """What a card's front matter, anybody's, says of a model: architecture, results and so on, as far as it does."""
     front = card_data if isinstance(card_data, dict) else {}
     about = front.get(LIBRARY)
-    kinds = {"architecture": str, "conditional": bool, "dataset": str, "parameters": int}
     said = about.items() if isinstance(about, dict) else ()
-    known = {key: value for key, value in said if isinstance(value, kinds.get(key, ()))}
+    known = {key: value for key, value in said if isinstance(value, ABOUT.get(key, ()))}
     return known | {"results": _measured(front.get("model-index"))}
 
 
@@ -196,7 +198,7 @@ def _front_matter(config: dict[str, Any]) -> dict[str, Any]:
         datasets=[config["dataset"]] if config.get("dataset") else None,
         model_name=config["name"],
         eval_results=results or None,
-        **{LIBRARY: {key: config.get(key) for key in ("architecture", "conditional", "dataset", "parameters")}},
+        **{LIBRARY: {key: config.get(key) for key in ABOUT}},
     )
     front = data.to_dict()
     front.pop("model_name", None)
@@ -298,13 +300,9 @@ def _origin(text: str) -> str | None:
     return stamps[-1][1] if stamps else None
 
 
-def _is_untouched(text: str) -> bool:
-    return _origin(text) == _digest(STAMP.sub("\n", text.replace("\r\n", "\n")))
-
-
 def _written(text: str) -> str | None:
     """How the zoo wrote the text, "generated" or "pushed", if nobody changed it since."""
-    return STAMP.search(text)[1] if _is_untouched(text) else None
+    return STAMP.search(text)[1] if is_untouched(text) else None
 
 
 def _digest(text: str) -> str:

@@ -55,10 +55,13 @@ def create(name: str, **arguments: Any) -> PixelModel:
     """
     if name in MODELS.names():
         return MODELS.build(name, **arguments)
-    if name not in trained():
+    if name in trained():
+        config = describe(name)
+    else:
         # Anybody's: whether its weights fit is known before memory is taken.
-        folders.load(find(name))
-    config = describe(name)
+        home = find(name)
+        folders.load(home)
+        config = folders.read_config(home)
     check_arguments(MODELS, config["architecture"], config["model_args"] | arguments)
     return MODELS.build(config["architecture"], **config["model_args"] | arguments)
 

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveInt, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from zoo.errors import FailedError
+from zoo.errors import FailedError, first_line
 from zoo.files import save_tensors, write_text
 from zoo.models import PixelModel
 from zoo.recipe import check_arguments, dry_build, listed
@@ -98,7 +98,7 @@ def expected_state(config: dict[str, Any]) -> dict[str, torch.Tensor]:
         check_arguments(MODELS, name, arguments)
         return dry_build(name, arguments).state_dict()
     except Exception as error:  # the arguments of a stranger, in the constructor of a plugin
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:1000]
+        reason = first_line(error)[:1000]
         raise FolderError(
             f"{config['name']!r} cannot be built: architecture {name!r}: {reason}{_how_to_install(config)}"
         ) from None

@@ -17,12 +17,23 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 import zoo
 from zoo import folder as folders
-from zoo.card import LIBRARY, described, is_edited, refreshed
+from zoo.card import ABOUT, LIBRARY, described, is_untouched, refreshed
 from zoo.errors import RequestError
 from zoo.files import write_text
 from zoo.folder import WEIGHTS, FolderError
 from zoo.hub_errors import HubError, explained
-from zoo.hub_files import CONFIG, NEEDED, check_listing, check_size, download, fetch, has_hash, is_wanted, resolve
+from zoo.hub_files import (
+    CONFIG,
+    NEEDED,
+    check_listing,
+    check_size,
+    download,
+    fetch,
+    has_hash,
+    is_wanted,
+    listing,
+    resolve,
+)
 
 __all__ = ["HubError", "Pulled", "Pushed", "browse", "cached", "is_reference", "parse", "pull", "push"]
 
@@ -175,7 +186,7 @@ def push(
         there = api.model_info(repo, revision=revision, files_metadata=True)
         if private and not there.private:
             raise RequestError(f"{repo} exists and is public; make it private on its page, or name another repository")
-        hashes = {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in there.siblings}
+        hashes = {name: digest for name, (_, digest) in listing(there).items()}
         _check_ours(repo, there.sha, hashes)
         remote = _read_card(download(repo, CARD, there.sha)) if CARD in hashes else None
         contents: dict[str, Path | bytes] = {name: home / name for name in FILES if (home / name).is_file()}
@@ -200,7 +211,7 @@ def push(
                 # Should somebody push at the same time, their card is not lost.
                 parent_commit=there.sha,
             ).oid
-        if local is not None and is_edited(local):
+        if local is not None and not is_untouched(local):
             # What is edited from now on descends from what is on the Hub.
             write_text(home / CARD, text)
         if tag is not None and target is None:
@@ -225,17 +236,13 @@ def browse(author: str | None = None) -> list[dict[str, Any]]:
             hf_raise_for_status(answer)
             found += answer.json()
             address, asked = answer.links.get("next", {}).get("url"), None
-    return [
-        _row(
-            f"{PREFIX}{model['id']}", described({"model-index": model.get("model-index")} | _mapping(model["cardData"]))
-        )
-        for model in map(_mapping, found)
-        if isinstance(model.get("id"), str)
-    ]
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return {"cardData": {}} | value if isinstance(value, dict) else {"cardData": {}}
+    rows = []
+    for model in found:
+        if isinstance(model, dict) and isinstance(model.get("id"), str):
+            card = model.get("cardData")
+            front = {"model-index": model.get("model-index")} | (card if isinstance(card, dict) else {})
+            rows.append(_row(f"{PREFIX}{model['id']}", described(front)))
+    return rows
 
 
 def cached() -> list[dict[str, Any]]:
@@ -253,7 +260,7 @@ def cached() -> list[dict[str, Any]]:
 
 
 def _row(name: str, about: dict[str, Any]) -> dict[str, Any]:
-    known = {key: about.get(key) for key in ("architecture", "conditional", "dataset", "parameters")}
+    known = {key: about.get(key) for key in ABOUT}
     return {"name": name, **known, "weights": "hub", "metrics": about.get("results") or []}
 
 

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from zoo.errors import FailedError, RequestError
+from zoo.errors import FailedError, RequestError, first_line
 
 
 class HubError(FailedError):
@@ -36,7 +36,7 @@ def explained(repo: str, revision: str | None, writing: bool = False) -> Iterato
     """
     try:
         yield
-    except (RequestError, FailedError, KeyboardInterrupt):
+    except (RequestError, FailedError):
         raise
     except Exception as error:
         explanation = explain(error, repo, revision, writing)
@@ -51,13 +51,14 @@ def explained(repo: str, revision: str | None, writing: bool = False) -> Iterato
 
 def reason(error: BaseException, repo: str, revision: str | None) -> str:
     """What went wrong while reading, as a part of another message."""
-    return explain(error, repo, revision, writing=False) or _first_line(error)
+    return explain(error, repo, revision, writing=False) or first_line(error)
 
 
 def explain(error: BaseException, repo: str, revision: str | None, writing: bool) -> str | None:
     """What went wrong and what to do; None if it is none of what the Hub, the way to it or a disk can do."""
     cause = _cause(error)
     endpoint = constants.ENDPOINT
+    full = f"no space left on the disk of the cache, {constants.HF_HUB_CACHE}; HF_HOME names another place"
     again = "push again, it goes on from there" if writing else "try again"
     match cause:
         case OfflineModeIsEnabled() if writing or not repo:
@@ -81,9 +82,9 @@ def explain(error: BaseException, repo: str, revision: str | None, writing: bool
         case LocalEntryNotFoundError():
             return f"{repo} is not in the cache and {endpoint} did not answer; check the network and try again"
         case EntryNotFoundError():
-            return f"{repo} lacks a file at {revision or 'main'}: {_first_line(cause)}"
+            return f"{repo} lacks a file at {revision or 'main'}: {first_line(cause)}"
         case HFValidationError():
-            return f"{repo!r} is no repository of the Hub: {_first_line(cause)}"
+            return f"{repo!r} is no repository of the Hub: {first_line(cause)}"
         case HfHubHTTPError():
             return _explain_status(cause.response.status_code, cause, repo, writing)
         case json.JSONDecodeError():
@@ -91,18 +92,18 @@ def explain(error: BaseException, repo: str, revision: str | None, writing: bool
         case ValueError() if writing and type(cause) is ValueError:
             return f"the Hub refuses the card: {' '.join(str(cause).split())[:500]}"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
-            return f"no space left on the disk of the cache, {constants.HF_HUB_CACHE}; HF_HOME names another place"
+            return full
         case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS | errno.ENOTDIR):
             place = cause.filename or constants.HF_HUB_CACHE
             return f"{place} cannot be written; HF_HOME names another place for the cache"
     # Whichever of its HTTP libraries this client uses.
     if type(cause).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore") or isinstance(cause, ConnectionError):
-        return f"no connection to {endpoint}, or it broke off ({_first_line(cause)}); check the network and {again}"
+        return f"no connection to {endpoint}, or it broke off ({first_line(cause)}); check the network and {again}"
     # Of the transfer by Xet, whose errors have no types, and of a file that came shorter than announced.
     if isinstance(cause, RuntimeError) or (isinstance(cause, OSError) and cause.errno is None):
-        text = _first_line(cause)
+        text = first_line(cause)
         if "no space left" in text.lower():
-            return f"no space left on the disk of the cache, {constants.HF_HUB_CACHE}; HF_HOME names another place"
+            return full
         return f"the transfer failed ({text[:300]}); {again}, and with HF_HUB_DISABLE_XET=1 if it fails again"
     return None
 
@@ -150,7 +151,7 @@ def _explain_status(status: int, error: HfHubHTTPError, repo: str, writing: bool
             return f"{endpoint} has had too many requests from you; wait some minutes, or hf auth login"
         case _ if status >= 500:
             return f"{endpoint} fails ({status}); it is not your fault, try again later"
-    return f"{endpoint} answers {status}{said or f': {_first_line(error)}'}"
+    return f"{endpoint} answers {status}{said or f': {first_line(error)}'}"
 
 
 def _refs(repo: str) -> str:
@@ -159,7 +160,3 @@ def _refs(repo: str) -> str:
     except Exception:  # it is only a hint
         return "unknown"
     return ", ".join(ref.name for ref in [*refs.branches, *refs.tags][:20])
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import HfApi, ModelInfo, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
 import zoo
@@ -27,14 +27,11 @@ Listing = dict[str, tuple[int, str | None]]
 
 def resolve(repo: str, revision: str | None, wanted: tuple[str, ...]) -> tuple[str, Listing | None]:
     """The commit, and what it holds, or None where the Hub was not asked."""
-    if revision and re.fullmatch("[0-9a-f]{40}", revision) and is_cached(repo, revision, wanted):
+    if revision and _is_commit(revision) and is_cached(repo, revision, wanted):
         return revision, None
     try:
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
-        files = {
-            file.rfilename: (file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id) for file in info.siblings
-        }
-        return info.sha, files
+        return info.sha, listing(info)
     except HFValidationError:
         raise
     except Exception as error:
@@ -47,6 +44,11 @@ def resolve(repo: str, revision: str | None, wanted: tuple[str, ...]) -> tuple[s
             why = reason(error, repo, revision)
             warnings.warn(f"using commit {commit} of {repo} from the cache, which may be outdated: {why}", stacklevel=5)
         return commit, None
+
+
+def listing(info: ModelInfo) -> Listing:
+    """The files of a commit, of which the Hub was asked with their metadata."""
+    return {file.rfilename: (file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id) for file in info.siblings}
 
 
 def is_cached(repo: str, commit: str, names: tuple[str, ...]) -> bool:
@@ -100,8 +102,8 @@ def fetch(
     """The file in the cache, whole: the client itself looks at sizes only."""
     path = download(repo, name, commit, force=again)
     # The Hub's hash of it; what the cache named it after, if it does name files so.
-    known = [digest, listed[name][1] if listed else None, path.resolve().name]
-    hashes = [text for text in known if text and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", text)]
+    known = {digest, listed[name][1] if listed else None, path.resolve().name}
+    hashes = {text for text in known if text and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", text)}
     if all(has_hash(path, text) for text in hashes):
         return path
     if again:
@@ -127,10 +129,14 @@ def download(repo: str, name: str, revision: str, force: bool = False) -> Path:
     """The file in the cache, unchecked."""
     # A commit's files never change: what is there need not be asked for.
     known = None if force else try_to_load_from_cache(repo, name, revision=revision)
-    if isinstance(known, str) and re.fullmatch("[0-9a-f]{40}", revision):
+    if isinstance(known, str) and _is_commit(revision):
         return Path(known)
     about = {"library_name": LIBRARY, "library_version": zoo.__version__}
     return Path(hf_hub_download(repo, name, revision=revision, force_download=force, **about))
+
+
+def _is_commit(revision: str) -> bool:
+    return re.fullmatch("[0-9a-f]{40}", revision) is not None
 
 
 def has_hash(content: Path | bytes, expected: str | None) -> bool:
