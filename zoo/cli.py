@@ -84,7 +84,10 @@ def list_command(pattern: str, on_hub: bool, author: str | None, as_json: bool) 
     """List the models, trained and not, whose name matches PATTERN (such as '*mnist*')."""
     if author is not None and not on_hub:
         raise RequestError("--author chooses among the models of the Hub; add --hub")
-    rows = [row for row in (_on_hub(author) if on_hub else _named()) if fnmatch.fnmatchcase(row["name"], pattern)]
+    if on_hub:
+        rows = [row for row in _on_hub(author) if fnmatch.fnmatchcase(row["name"], pattern)]
+    else:
+        rows = list(_named(pattern))
     if as_json:
         _print_json(rows)
         return
@@ -99,10 +102,10 @@ def list_command(pattern: str, on_hub: bool, author: str | None, as_json: bool) 
     _print_table(table)
 
 
-def _named() -> Iterator[dict[str, Any]]:
+def _named(pattern: str) -> Iterator[dict[str, Any]]:
     from zoo import catalog
 
-    for name in catalog.list_models():
+    for name in catalog.list_models(pattern):
         try:
             yield _describe(name)
         except Exception as error:  # a broken plugin or folder fails alone
@@ -116,7 +119,7 @@ def _on_hub(author: str | None) -> list[dict[str, Any]]:
         return hub.browse(author)
     except hub.HubError as error:
         click.echo(f"{error}\nInstead, what is here: in the package, and in the cache of the Hub.", err=True)
-        trained = [row for row in _named() if row["weights"] != "none"]
+        trained = [row for row in _named("*") if row["weights"] != "none"]
         return trained + [row for row in hub.cached() if author is None or row["name"].startswith(f"hf-hub:{author}/")]
 
 
