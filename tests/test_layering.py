@@ -10,6 +10,7 @@ import zoo
 FLOORS = [
     {"errors"},
     {"registry", "causal", "files", "signals", "hub_errors"},
+    {"wavefront", "rowwise"},
     {"sampling", "checking"},
     {"layers", "likelihoods", "data"},
     {"models", "recipe"},

@@ -40,7 +40,8 @@ def card(config: dict[str, Any], recipe: str, reference: str | None = None) -> s
     about = (
         f"an autoregressive model of {config['dataset']} images" if config.get("dataset") else "an autoregressive model"
     )
-    kind = "class-conditional" if config.get("conditional") else "pixel-level"
+    kind = "conditional" if config.get("conditional") else "pixel-level"
+    kind = "class-conditional" if _only_classes(config) else kind
     picture = "\n![Samples](samples.png)\n" if config.get("results") else ""
     body = f"""
 # {config["name"]}
@@ -111,16 +112,29 @@ def described(card_data: dict[str, Any] | None) -> dict[str, Any]:
 
 def _load(config: dict[str, Any], reference: str | None) -> str:
     classes = config.get("num_classes") or 10
-    labels = f", labels=range({min(10, classes)})" if config.get("conditional") else ""
+    count = min(10, classes)
+    conditions = [f"labels=range({count})"] if config.get("num_classes") else []
+    given = ""
+    for name, size in (("vectors", config.get("vector_size")), ("maps", config.get("map_channels"))):
+        if size:
+            conditions.append(f"{name}={name}")
+            shape = f"({count}, {size})" if name == "vectors" else f"({count}, {size}, height, width)"
+            given += f"{name} = ...  # a float tensor {shape}\n"
+    told = "".join(f", {condition}" for condition in conditions)
     return f"""
 ```python
 import zoo  # pip install {LIBRARY}
 
 model = zoo.load("{reference or config["name"]}")  # or the path of this folder
-x = model.sample({min(10, classes)}{labels}, seed=0)
-logp = model.log_prob(x{labels})  # nats
+{given}x = model.sample({count}{told}, seed=0)
+logp = model.log_prob(x{told})  # nats
 ```
 """
+
+
+def _only_classes(config: dict[str, Any]) -> bool:
+    other = config.get("vector_size") or config.get("map_channels")
+    return bool(config.get("conditional")) and not other
 
 
 def _results(config: dict[str, Any]) -> str:
@@ -131,12 +145,14 @@ def _results(config: dict[str, Any]) -> str:
         f"| {r['nats_per_image']:.2f} ± {r['nats_std_error']:.2f} | {r['bits_per_dim']:.4f} |"
         for r in config["results"]
     )
+    draws = max(r.get("draws") or 1 for r in config["results"])
+    drawn = f" Of {draws} draws of the bits of each image, the mean counts." if draws > 1 else ""
     return f"""
 | data | protocol | images | nats per image | bits per dimension |
 |---|---|---|---|---|
 {rows}
 
-± is the standard error over the images. Selection used validation only; `zoo eval` measures test again.
+± is the standard error over the images.{drawn} Selection used validation only; `zoo eval` measures test again.
 Figures of different protocols (`threshold`, `dynamic`, `none`) cannot be compared with each other.
 """
 
@@ -189,7 +205,8 @@ def _front_matter(config: dict[str, Any]) -> dict[str, Any]:
             ("bits_per_dim", "Bits per dimension", {}),
         )
     ]
-    condition = ["class-conditional"] if config.get("conditional") else []
+    condition = ["class-conditional"] if _only_classes(config) else []
+    condition += ["conditional"] if config.get("conditional") and not condition else []
     data = ModelCardData(
         license="apache-2.0",
         library_name=LIBRARY,

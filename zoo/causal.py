@@ -6,20 +6,17 @@ neighbours, stacked as channels, or ``context.front.linear`` for a matrix times 
 norms over channels, residuals, 1x1 convolutions) runs both ways unchanged: a front's tensor is (B, C, 1, P), an image
 one pixel high.
 
-Give pixel (i, j) the time t = j + s i, for a slope s. All pixels of one time form a front and are computed together.
-A tensor of lag l holds, while front t is computed, the positions of time t - l: the input, the pixels drawn last,
-lags by 1; a leaf turns lag l into max(0, l + max over its taps of (dj + s di)); pointwise work keeps the lag; tensors
-that meet must have equal lags. :func:`schedule` finds the smallest slope for which that holds by running the model's
-own forward once, dry. Taps look up or sideways, never down; where no slope fits, the output sees itself or the
-future, so a schedule is a proof of causality.
+Which positions a front holds, and how far each tensor is behind them, its *lag*, is not written anywhere: it follows from
+the taps, by running the model's own forward once, dry, on tensors that carry a lag. Taps look up or sideways, never down;
+where no lags fit, the output sees itself or the future, so lags that fit are a proof of causality. There are two ways
+to go over an image: :mod:`zoo.wavefront` along a slope, and :mod:`zoo.rowwise` row by row.
 """
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -37,13 +34,35 @@ class CausalityError(ValueError):
 class Context:
     """What travels with the tensors: the condition, and the front if there is one.
 
+    An image without a condition, dropped in training or for guidance, has the label -1, a vector of zeros and a map of
+    zeros: what a bias of V y, V h or V * s makes of them is nothing.
+
     Args:
-        labels: (B,) int64 classes, or None for an unconditional model.
+        labels: (B,) int64 classes y, or None.
+        vectors: (B, D) floats h, an embedding of anything, or None.
+        maps: (B, K, H, W) floats s, one vector for each pixel, or None.
         front: the positions computed now with every layer's memory, or None to compute a whole image.
     """
 
     labels: Tensor | None = None
+    vectors: Tensor | None = None
+    maps: Tensor | None = None
     front: "Front | DryFront | None" = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Context":
+        """The same with every part of the condition changed: ``context.each(lambda part: part[:8])``."""
+        parts = {name: getattr(self, name) for name in ("labels", "vectors", "maps")}
+        return replace(self, **{name: None if part is None else change(part) for name, part in parts.items()})
+
+
+def nothing(part: Tensor) -> Tensor:
+    """What stands for no condition in the place of labels, vectors or maps, of the same shape.
+
+    Example:
+        >>> nothing(torch.tensor([3, 7])), nothing(torch.tensor([[0.5, 2.0]]))
+        (tensor([-1, -1]), tensor([[0., 0.]]))
+    """
+    return torch.full_like(part, 0 if part.is_floating_point() else -1)
 
 
 class Sequential(nn.Sequential):
@@ -88,232 +107,11 @@ class Read:
         """Whether it reads nothing but the position itself, so that nothing need be remembered."""
         return self.taps == ((0, 0),) and self.output_lag == self.lag
 
-    def ages(self, slope: int) -> list[int]:
-        """How many fronts back each tap lies."""
-        return [self.output_lag - self.lag - dj - slope * di for di, dj in self.taps]
-
-    def band(self, slope: int, height: int, width: int) -> tuple[int, int, int]:
-        """What :class:`_Band` needs: its depth, its cells, and which of them position (0, 0) has."""
-        up = -min(di for di, _ in self.taps)
+    @property
+    def reach(self) -> tuple[int, int, int]:
+        """How far it looks up, left and right."""
         columns = [dj for _, dj in self.taps]
-        left, right = -min(0, *columns), max(0, *columns)
-        depth = max(slope, max(self.ages(slope)) + 1)
-        origin = (depth - slope) * up + width - 1 + right
-        return depth, origin + (depth - slope) * (height - 1) + left + 1, origin
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Which positions are computed together, and what every leaf must remember for it.
-
-    Args:
-        slope: pixel (i, j) has time j + slope * i.
-        lag: how far the output is behind; 0 for every model that can be sampled over fronts.
-        reads: every look at neighbours, in the order of the forward pass.
-        input_lag: how far the input is behind: 1 for a model, which is given the pixels drawn last.
-    """
-
-    slope: int
-    lag: int
-    reads: tuple[Read, ...]
-    input_lag: int = 1
-
-    def fronts(self, height: int, width: int) -> int:
-        """How many fronts an image of this size takes."""
-        return width + self.slope * (height - 1) + self.lag
-
-    def bytes_per_image(self, image_shape: Sequence[int], element_size: int, outputs: int = 1) -> int:
-        """What the run over fronts holds for each image: bands, the largest gathered front, logits, noise, pixels."""
-        channels, height, width = image_shape
-        front = -(-width // self.slope)
-        bands, gathered = 0, 0
-        for read in self.reads:
-            if not read.in_place:
-                bands += read.band(self.slope, height, width)[1] * read.channels
-            # What it reads, and two tensors as wide as its output, of which its input's width is a fair guess.
-            gathered = max(gathered, front * read.channels * (len(read.taps) + 2))
-        # Logits are compared with the noise in float64, by way of a few tensors of their size.
-        return element_size * (bands + gathered) + 8 * (4 * front * outputs + 3 * channels * height * width)
-
-
-class Front:
-    """The positions computed now, with the memory of every leaf; the caller's, never a module's.
-
-    Tap (di, dj) of an output pixel lies a fixed number of fronts back, so a leaf need remember its last few fronts
-    only. A front's tensor (B, C, 1, P) lies in memory as (P, 1, B, C), so that a leaf's product is one matrix product.
-
-    Args:
-        schedule: from :func:`schedule`.
-        height, width: the image's size in pixels.
-    """
-
-    def __init__(self, schedule: Schedule, height: int, width: int) -> None:
-        self.schedule, self.height, self.width = schedule, height, width
-        self.time = -1
-        self._bands: list[_Band | None] = [None] * len(schedule.reads)
-        self._next = 0
-        self._spans: dict[int, tuple[int, int, int]] = {}
-        self._kept: dict[tuple[nn.Module, str], tuple[tuple[Any, ...], Any]] = {}
-
-    def advance(self) -> None:
-        """Go on to the next front."""
-        self.time += 1
-        self._next = 0
-        self._spans.clear()
-
-    def take(self, images: Tensor, lag: int) -> Tensor:
-        """What images (B, C, H, W) hold at this front's positions, for a tensor that lags so: a view (B, C, 1, P).
-
-        A row must be further from the next in memory than a column, as it is in all usual layouts.
-        A front without positions goes on with one that is nowhere, since layers do not like empty images.
-        """
-        low, _, end = self.rows(lag)
-        return self._diagonal(images, lag, low, end)
-
-    def put(self, images: Tensor, values: Tensor, lag: int) -> None:
-        """Write values (B, C, 1, P) to this front's positions of images (B, C, H, W)."""
-        low, high, _ = self.rows(lag)
-        if high > low:
-            self._diagonal(images, lag, low, high).copy_(values)
-
-    def once(self, layer: nn.Module, make: Callable[[], Any], *of: Any) -> Any:
-        """What ``make()`` gives, made once for all fronts: a weight in the layout of the product, a condition's bias.
-
-        Made again where ``of``, what it is made of beside the layer's parameters, are other objects than last time.
-        """
-        key = layer, make.__qualname__
-        made_of, made = self._kept.get(key, (None, None))
-        if made_of is None or any(one is not other for one, other in zip(made_of, of, strict=True)):
-            made = make()
-            self._kept[key] = of, made
-        return made
-
-    def gather(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """Remember the leaf's input (B, C, 1, P) and return what its taps read, (B, taps * C, 1, P'), tap by tap."""
-        index = self._next
-        seen, band = self._seen(layer, x), self._bands[index]
-        # What is not put together from several runs is a view of the memory, or of x, into which a leaf might write.
-        is_view = band is None or len(band.runs) == 1
-        return self._images(seen.clone() if is_view else seen, len(x))
-
-    def linear(self, layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Gather, then multiply by a matrix (out, taps * C) and add a bias (out,): (B, out, 1, P')."""
-        return self._images(F.linear(self._seen(layer, x), weight, bias), len(x))
-
-    def _seen(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """What the leaf's taps read, a row for each position and image: (P' * B, taps * C); not to be written to."""
-        index, self._next = self._next, self._next + 1
-        read = self.schedule.reads[index]
-        if read.layer is not layer:
-            raise CausalityError(f"forward took another path than its dry run: {_title(layer)} came unexpected")
-        if read.in_place:
-            return x.permute(3, 2, 0, 1).reshape(-1, x.shape[1])
-        band = self._bands[index]
-        if band is None:
-            band = self._bands[index] = _Band(read, self.schedule.slope, self.height, self.width, x)
-        band.write(x, self.time, *self.rows(read.lag)[:2])
-        return band.read(self.time, *self.rows(read.output_lag))
-
-    @staticmethod
-    def _images(rows: Tensor, batch: int) -> Tensor:
-        """Rows (P * B, C) as images (B, C, 1, P)."""
-        return rows.view(1, -1, batch, rows.shape[1]).permute(2, 3, 0, 1)
-
-    def rows(self, lag: int) -> tuple[int, int, int]:
-        """The rows [low, high) with a pixel of the time so far back; a tensor holds [low, end), at least one."""
-        if lag not in self._spans:
-            time, slope = self.time - lag, self.schedule.slope
-            low = min(max(0, -((self.width - 1 - time) // slope)), self.height - 1)
-            high = max(low, min(self.height, time // slope + 1))
-            # Where the slope exceeds the width there are times between the rows that no pixel has.
-            if not 0 <= time - slope * low < self.width:
-                high = low
-            self._spans[lag] = low, high, max(high, low + 1)
-        return self._spans[lag]
-
-    def _diagonal(self, images: Tensor, lag: int, low: int, high: int) -> Tensor:
-        # One row down is one slope to the left: the same step in memory each time.
-        batch, channels, down, right = images.stride()
-        column = min(max(self.time - lag - self.schedule.slope * low, 0), self.width - 1)
-        step = down - self.schedule.slope * right if high > low + 1 else 1
-        start = images.storage_offset() + low * down + column * right
-        return images.as_strided((*images.shape[:2], 1, high - low), (batch, channels, 1, step), start)
-
-
-class _Band:
-    """The last few fronts of one leaf's input, in cells of which each holds a pixel until it is read no more.
-
-    Pixel (i, j) of time t = j + slope * i has cell depth * i - t, up to a constant. No two that are needed at a time
-    share a cell: pixel (i + 1, j + depth - slope), which does, comes ``depth`` fronts later. A front is every depth-th
-    cell and a tap lies a fixed number of cells away, so that all pixels' neighbours along a row, from right to left,
-    are one view; where the rows of a kernel follow each other, as in a 3x3 one, all its taps are. What lies left of the
-    image or above shares cells only with pixels that come later, and is zero for as long as it is read; what lies
-    right of it is set to zero when its time comes.
-    """
-
-    def __init__(self, read: Read, slope: int, height: int, width: int, x: Tensor) -> None:
-        self.lag, self.output_lag, self.slope = read.lag, read.output_lag, slope
-        self.height, self.width = height, width
-        self.right = max(0, *(dj for _, dj in read.taps))
-        self.depth, cells, self.origin = read.band(slope, height, width)
-        self.batch, self.channels = len(x), x.shape[1]
-        self.cell = self.batch * self.channels
-        self.memory = x.new_zeros(cells, self.batch, self.channels)
-        self.runs = _runs([(self.depth - slope) * di - dj for di, dj in read.taps])
-
-    def write(self, x: Tensor, time: int, low: int, high: int) -> None:
-        """Put rows [low, high) of x (B, C, 1, P) in their cells."""
-        time -= self.lag
-        if high > low:
-            self._rows(time, low, high).copy_(x)
-        if self.right:
-            # The rows that have a pixel of this time to the right of the image.
-            low = max(0, -((self.width - 1 + self.right - time) // self.slope))
-            high = min(self.height, -((self.width - 1 - time) // self.slope))
-            if high > low:
-                self._rows(time, low, high).zero_()
-
-    def read(self, time: int, low: int, high: int, end: int) -> Tensor:
-        """What the taps of output rows [low, end) read, side by side: ((end - low) * B, taps * C)."""
-        # A front without pixels reads for one that is somewhere.
-        time = time - self.output_lag if high > low else self.slope * low
-        start, rows, cell, channels = self.origin + self.depth * low - time, end - low, self.cell, self.channels
-        seen = [
-            self.memory.as_strided(
-                (rows, self.batch, length, channels),
-                (self.depth * cell, channels, step * cell, 1),
-                (start + first) * cell,
-            )
-            for first, step, length in self.runs
-        ]
-        together = seen[0] if len(seen) == 1 else torch.cat(seen, 2)
-        return together.reshape(rows * self.batch, -1)
-
-    def _rows(self, time: int, low: int, high: int) -> Tensor:
-        return self.memory.as_strided(
-            (self.batch, self.channels, 1, high - low),
-            (self.channels, 1, 1, self.depth * self.cell),
-            (self.origin + self.depth * low - time) * self.cell,
-        )
-
-
-def _runs(offsets: list[int]) -> list[tuple[int, int, int]]:
-    """Split into evenly spaced ascending runs: (first, step, length) of each.
-
-    Example:
-        >>> _runs([0, 1, 5, 7, 9, 2])
-        [(0, 1, 2), (5, 2, 3), (2, 1, 1)]
-    """
-    runs: list[tuple[int, int, int]] = []
-    for offset in offsets:
-        first, step, length = runs[-1] if runs else (0, 0, 0)
-        if length == 1 and offset > first:
-            runs[-1] = first, offset - first, 2
-        elif length > 1 and offset == first + step * length:
-            runs[-1] = first, step, length + 1
-        else:
-            runs.append((offset, 1, 1))
-    return runs
+        return -min(di for di, _ in self.taps), -min(0, *columns), max(0, *columns)
 
 
 class _Lagged(torch.Tensor):
@@ -325,7 +123,7 @@ class _Lagged(torch.Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         lags = {leaf.lag for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, _Lagged)}
         if len(lags) > 1:
-            raise _WrongSlope
+            raise LagsDiffer
         output = super().__torch_function__(func, types, args, kwargs or {})
         for leaf in tree_leaves(output):
             if isinstance(leaf, _Lagged):
@@ -333,25 +131,29 @@ class _Lagged(torch.Tensor):
         return output
 
 
-class _WrongSlope(Exception):
+class LagsDiffer(Exception):
     """Tensors of different lags met."""
 
 
 @dataclass(eq=False)
 class DryFront:
-    """A front that holds whole images, and whose gathers only keep the books of lags."""
+    """A front that holds whole images, and whose gathers only keep the books of lags.
 
-    slope: int
+    Args:
+        rule: the lag of what a leaf of some taps gives, from the lag of what it is given.
+    """
+
+    rule: Callable[[int, tuple[Tap, ...]], int]
     reads: list[Read] = field(default_factory=list)
 
     def gather(self, layer: nn.Module, x: Tensor) -> Tensor:
         """Record the read; every tap reads the position itself, so that a taint stays where it is."""
         taps = tuple(layer.taps)
         if not taps or any(di > 0 for di, _ in taps):
-            raise CausalityError(f"{_title(layer)} declares the taps {taps}; declare at least one, and none below")
+            raise CausalityError(f"{title(layer)} declares the taps {taps}; declare at least one, and none below")
         if not isinstance(x, _Lagged):
-            raise CausalityError(LOST.format(f"the input of {_title(layer)}"))
-        lag = max(0, x.lag + max(dj + self.slope * di for di, dj in taps))
+            raise CausalityError(LOST.format(f"the input of {title(layer)}"))
+        lag = self.rule(x.lag, taps)
         self.reads.append(Read(layer, taps, x.shape[1], x.lag, lag))
         seen = x.permute(3, 2, 0, 1).repeat(1, 1, 1, len(taps)).permute(2, 3, 1, 0)
         seen.lag = lag
@@ -361,6 +163,11 @@ class DryFront:
         """Gather, then multiply."""
         return F.linear(self.gather(layer, x).movedim(1, -1), weight, bias).movedim(-1, 1)
 
+    def here(self, layer: nn.Module, x: Tensor, images: Tensor) -> Tensor:
+        """Record whose positions are asked for; what is there does not matter."""
+        self.reads.append(Read(layer, ((0, 0),), images.shape[1], x.lag, x.lag))
+        return torch.ones_like(x[:, :1]).expand(-1, images.shape[1], -1, -1)
+
     def once(self, layer: nn.Module, make: Callable[[], Any], *of: Any) -> Any:
         """What ``make()`` gives."""
         return make()
@@ -369,71 +176,15 @@ class DryFront:
 LOST = "{} does not follow from the model's input by torch functions; do not copy into a tensor made beforehand"
 
 
-def schedule(
-    module: nn.Module,
-    channels: int,
-    *,
-    labels: Tensor | None = None,
-    lag: int = 1,
-    output_may_lag: bool = False,
-) -> Schedule:
-    """Find the smallest slope with which ``module`` can run over fronts, by dry runs of its own forward.
-
-    A last dry run is the proof: on three whole images, each with a NaN in another place, which must stay there.
-    What moves or spreads it mixes positions or images without declaring taps.
-
-    Args:
-        module: anything whose leaves follow the contract.
-        channels: C of its input (B, C, H, W).
-        labels: (1,) classes, for a conditional module.
-        lag: of the input; 1 for a model, 0 for a layer that may see its own position.
-        output_may_lag: True for a layer, whose output may be behind; never for a model.
-
-    Raises:
-        CausalityError: a layer mixes positions, or no slope fits.
-
-    Example:
-        >>> from zoo.layers import MaskedConv2d
-        >>> schedule(Sequential(MaskedConv2d("A", 1, 8, 7), MaskedConv2d("B", 8, 1, 3)), channels=1).slope
-        4
-    """
-    parameter = next(module.parameters(), torch.zeros(()))
-    height, width = getattr(module, "image_shape", (channels, 28, 28))[1:]
-    tiny = torch.ones(1, channels, 1, 2, dtype=parameter.dtype, device=parameter.device)
-    tainted = tiny[..., :1].repeat(3, 1, height, width)
-    for image, place in enumerate([(height // 2, width // 3), (0, 0), (height - 1, width - 1)]):
-        tainted[image, :, *place] = torch.nan
-    slope, limit = 1, 1
-    while slope <= limit:
-        front = DryFront(slope)
-        try:
-            output_lag = _dry_run(module, tiny, labels, lag, front)
-        except _WrongSlope:
-            output_lag = None
-        # Beyond the sum of all reaches to the right, a row further up always outweighs them: no new case comes.
-        limit = max(limit, 1 + lag + sum(max(0, *(dj for _, dj in read.taps)) for read in front.reads))
-        if output_lag == 0 or (output_may_lag and output_lag is not None):
-            _dry_run(module, tainted, labels, lag, DryFront(slope))
-            return Schedule(slope, output_lag, tuple(front.reads), lag)
-        slope += 1
-    # A layer that mixes positions without declaring taps is the likelier reason, and has a name.
-    with suppress(_WrongSlope):
-        _dry_run(module, tainted, labels, lag, DryFront(limit))
-    raise CausalityError(
-        f"no slope up to {limit} lets {_title(module)} run over fronts: its output sees its own pixel or a later "
-        "one, or streams that meet are not aligned; begin with a type-A mask, or shift one stream"
-    )
-
-
-def _dry_run(module: nn.Module, x: Tensor, labels: Tensor | None, lag: int, front: DryFront) -> int:
+def dry_run(module: nn.Module, x: Tensor, context: Context, lag: int, front: DryFront) -> int:
     """Run forward on x with so much lag; returns the output's, and refuses what moves a NaN."""
     taint = torch.isnan(x).any(1)
     x = x.clone().as_subclass(_Lagged)
     x.lag = lag
-    context = Context(labels=None if labels is None else labels.expand(len(x)), front=front)
+    context = replace(context.each(lambda part: part.expand(len(x), *part.shape[1:])), front=front)
     names = {child: name for name, child in module.named_modules()} if taint.any() else {}
     hooks = [
-        child.register_forward_hook(lambda child, _, y: _refuse_spread(y, taint, f"{names[child]}: {_title(child)}"))
+        child.register_forward_hook(lambda child, _, y: _refuse_spread(y, taint, f"{names[child]}: {title(child)}"))
         for child in names
         if next(child.children(), None) is None
     ]
@@ -443,22 +194,20 @@ def _dry_run(module: nn.Module, x: Tensor, labels: Tensor | None, lag: int, fron
         with torch.no_grad():
             arguments = (x, context) if takes_context(type(module)) else (x,)
             y = torch.func.functional_call(module, buffers, arguments)
-    except (CausalityError, _WrongSlope):
+    except (CausalityError, LagsDiffer):
         raise
     except Exception as error:
         raise CausalityError(
-            f"{_title(module)} fails on a front, an image one pixel high: {type(error).__name__}: {error}"
+            f"{title(module)} fails on a front, an image one pixel high: {type(error).__name__}: {error}"
         ) from error
     finally:
         for hook in hooks:
             hook.remove()
     if not isinstance(y, _Lagged):
-        raise CausalityError(LOST.format(f"the output of {_title(module)}"))
+        raise CausalityError(LOST.format(f"the output of {title(module)}"))
     if y.ndim != 4 or (len(y), *y.shape[2:]) != taint.shape:
-        raise CausalityError(
-            f"{_title(module)} gives {tuple(y.shape)} for {tuple(x.shape)}; it must keep the positions"
-        )
-    _refuse_spread(y, taint, _title(module))
+        raise CausalityError(f"{title(module)} gives {tuple(y.shape)} for {tuple(x.shape)}; it must keep the positions")
+    _refuse_spread(y, taint, title(module))
     return y.lag
 
 
@@ -473,15 +222,142 @@ def _refuse_spread(y: Any, taint: Tensor, title: str) -> None:
         )
 
 
-def _title(module: nn.Module) -> str:
+def title(module: nn.Module) -> str:
     text = repr(module)
     return text if "\n" not in text else type(module).__name__
 
 
-def over_fronts(schedule: Schedule, height: int, width: int, context: Context) -> Iterator[tuple[Context, Front]]:
+class Positions(Protocol):
+    """Which positions the fronts of an image hold, one after the other, and what every leaf remembers of them."""
+
+    def advance(self) -> None:
+        """Go on to the next front."""
+
+    def take(self, images: Tensor, lag: int) -> Tensor:
+        """What images (B, C, H, W) hold at this front's positions, for a tensor that lags so: (B, C, 1, P)."""
+
+    def put(self, images: Tensor, values: Tensor, lag: int) -> None:
+        """Write values (B, C, 1, P) to this front's positions of images (B, C, H, W)."""
+
+    def count(self, lag: int) -> int:
+        """How many pixels of each image a tensor that lags so holds in this front."""
+
+    def remember(self, index: int, x: Tensor) -> tuple[Tensor, bool]:
+        """Keep the input (B, C, 1, P) of a read; what its taps see, (P' * B, taps * C), and whether that is a view."""
+
+
+class Front:
+    """The positions computed now, with the memory of every leaf; the caller's, never a module's.
+
+    A front's tensor (B, C, 1, P) lies in memory as (P, 1, B, C), so that a leaf's product is one matrix product.
+
+    Args:
+        reads: every look at neighbours, in the order of the forward pass.
+        positions: which these are.
+    """
+
+    def __init__(self, reads: Sequence[Read], positions: Positions) -> None:
+        self.reads, self.positions = reads, positions
+        self._next = 0
+        self._kept: dict[tuple[nn.Module, str], tuple[tuple[Any, ...], Any]] = {}
+
+    def advance(self) -> None:
+        """Go on to the next front."""
+        self.positions.advance()
+        self._next = 0
+
+    def again(self) -> None:
+        """Compute the same front once more, with more of its pixels' channels known."""
+        self._next = 0
+
+    def gather(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """Remember the leaf's input (B, C, 1, P) and return what its taps read, (B, taps * C, 1, P'), tap by tap."""
+        seen, is_view = self.positions.remember(self._following(layer), x)
+        # A leaf may write into what it is given.
+        return _images(seen.clone() if is_view else seen, len(x))
+
+    def linear(self, layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Gather, then multiply by a matrix (out, taps * C) and add a bias (out,): (B, out, 1, P')."""
+        seen, _ = self.positions.remember(self._following(layer), x)
+        return _images(F.linear(seen, weight, bias), len(x))
+
+    def here(self, layer: nn.Module, x: Tensor, images: Tensor) -> Tensor:
+        """What images (B, C, H, W), known as a whole, hold at the positions of x: (B, C, 1, P)."""
+        return self.positions.take(images, self.reads[self._following(layer)].lag)
+
+    def once(self, layer: nn.Module, make: Callable[[], Any], *of: Any) -> Any:
+        """What ``make()`` gives, made once for all fronts: a weight in the layout of the product, a condition's bias.
+
+        Made again where ``of``, what it is made of beside the layer's parameters, are other objects than last time.
+        """
+        key = layer, make.__qualname__
+        made_of, made = self._kept.get(key, (None, None))
+        if made_of is None or any(one is not other for one, other in zip(made_of, of, strict=True)):
+            made = make()
+            self._kept[key] = of, made
+        return made
+
+    def _following(self, layer: nn.Module) -> int:
+        index = self._next
+        if index >= len(self.reads) or self.reads[index].layer is not layer:
+            raise CausalityError(f"forward took another path than its dry run: {title(layer)} came unexpected")
+        self._next += 1
+        return index
+
+
+def _images(rows: Tensor, batch: int) -> Tensor:
+    """Rows (P * B, C) as images (B, C, 1, P)."""
+    return rows.view(1, -1, batch, rows.shape[1]).permute(2, 3, 0, 1)
+
+
+class Plan(Protocol):
+    """A way over an image that fits a module: :class:`zoo.wavefront.Schedule` or :class:`zoo.rowwise.Schedule`."""
+
+    lag: int
+    reads: tuple[Read, ...]
+    input_lag: int
+
+    def fronts(self, height: int, width: int) -> int:
+        """How many fronts an image of this size takes."""
+
+    def positions(self, height: int, width: int) -> Positions:
+        """Those of an image of this size."""
+
+    def bytes_per_image(self, image_shape: Sequence[int], element_size: int, outputs: int = 1) -> int:
+        """What the run over fronts holds for each image."""
+
+
+def over_fronts(plan: Plan, height: int, width: int, context: Context) -> Iterator[tuple[Context, Front]]:
     """Go through all fronts of an image: the context to call the module with, and the front it holds."""
-    front = Front(schedule, height, width)
+    front = Front(plan.reads, plan.positions(height, width))
     context = replace(context, front=front)
-    for _ in range(schedule.fronts(height, width)):
+    for _ in range(plan.fronts(height, width)):
         front.advance()
         yield context, front
+
+
+def tainted(x: Tensor, height: int, width: int) -> Tensor:
+    """Three whole images like x, each with a NaN in another place, which must stay there in a dry run."""
+    images = x[:1, :, :1, :1].repeat(3, 1, height, width)
+    for image, place in enumerate([(height // 2, width // 3), (0, 0), (height - 1, width - 1)]):
+        images[image, :, *place] = torch.nan
+    return images
+
+
+def runs(offsets: list[int]) -> list[tuple[int, int, int]]:
+    """Split into evenly spaced ascending runs: (first, step, length) of each.
+
+    Example:
+        >>> runs([0, 1, 5, 7, 9, 2])
+        [(0, 1, 2), (5, 2, 3), (2, 1, 1)]
+    """
+    runs: list[tuple[int, int, int]] = []
+    for offset in offsets:
+        first, step, length = runs[-1] if runs else (0, 0, 0)
+        if length == 1 and offset > first:
+            runs[-1] = first, offset - first, 2
+        elif length > 1 and offset == first + step * length:
+            runs[-1] = first, step, length + 1
+        else:
+            runs.append((offset, 1, 1))
+    return runs

@@ -5,15 +5,16 @@ Knows the contract, no layer and no model: a student's own module is checked as 
 
 import copy
 import inspect
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from zoo.causal import CausalityError, Context, call, over_fronts, schedule, takes_context
+from zoo import wavefront
+from zoo.causal import CausalityError, Context, Plan, call, over_fronts, takes_context
 from zoo.errors import RequestError
-from zoo.sampling import sample, verify
+from zoo.sampling import sample, schedule_of, verify
 
 Offset = tuple[int, int, int]
 
@@ -24,10 +25,13 @@ class CheckReport:
 
     Args:
         causal: nothing reaches an output that must not.
-        leaks: offsets (rows, columns, channel) from the output of inputs that reach it and must not.
+        leaks: offsets (rows, columns, channel) from the output of inputs that reach it and must not; the channel counts
+            from the output's own where channels are ordered, and from the first where they are not.
         blind_spot: the same for earlier inputs inside the bounding box of what reaches it that do not.
         verified: computing front by front gives the same; None if the module cannot run over fronts.
-        slope: the schedule's slope, a proof of causality given the declared taps; None if there is none.
+        schedule: the order it is computed in over fronts, a proof of causality given the declared taps: "wavefront" or
+            "rowwise"; None if there is none.
+        slope: of a wavefront; None for the others.
         reached: how many inputs reach the output in the middle.
         notes: what else a reader should know, in sentences.
     """
@@ -36,9 +40,69 @@ class CheckReport:
     leaks: list[Offset]
     blind_spot: list[Offset]
     verified: bool | None
+    schedule: str | None
     slope: int | None
     reached: int
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """Which inputs (C, H, W) may reach an output.
+
+    Args:
+        shape: (C, H, W) of the input.
+        taps: which alone may, if it has any.
+        layer: whether an output may see its own position.
+        colors: how many groups, in order, the channels of input and output fall into.
+    """
+
+    shape: tuple[int, int, int]
+    taps: Iterable[tuple[int, int]] | None
+    layer: bool
+    colors: int = 1
+
+    def allowed(self, place: tuple[int, int], color: int) -> Tensor:
+        """What may reach the output at ``place`` in a color group: (C, H, W)."""
+        channels, height, width = self.shape
+        allowed = torch.zeros(height, width, dtype=torch.bool)
+        if self.taps is None:
+            allowed.view(-1)[: place[0] * width + place[1] + self.layer] = True
+        else:
+            # Taps below are never allowed, declared or not.
+            for row, column in ((place[0] + di, place[1] + dj) for di, dj in self.taps if di <= 0):
+                if 0 <= row < height and 0 <= column < width:
+                    allowed[row, column] = True
+        allowed = allowed.repeat(channels, 1, 1)
+        if self.colors > 1:
+            own = torch.arange(channels) * self.colors // channels
+            allowed[:, *place] = (own <= color) & allowed[:, *place] if self.layer else own < color
+        return allowed
+
+    def of_color(self, y: Tensor, color: int) -> Tensor:
+        """One color group of an output at one place: (outputs,), or (..., colors)."""
+        if self.colors == 1:
+            return y
+        return y[..., color] if y.ndim > 1 else y.chunk(self.colors)[color]
+
+    def offsets(self, mask: Tensor, place: tuple[int, int], color: int) -> list[Offset]:
+        """Where a mask (C, H, W) is true, as offsets from the output."""
+        first = color * self.shape[0] // self.colors
+        return sorted(
+            (row - place[0], column - place[1], channel - first) for channel, row, column in mask.nonzero().tolist()
+        )
+
+
+class _OneStream(nn.Module):
+    """A block of several streams, each with the same input; what follows the first, side by side, is its output."""
+
+    def __init__(self, block: nn.Module, streams: int) -> None:
+        super().__init__()
+        self.block, self.streams = block, streams
+        self.colors = getattr(block, "colors", 1)
+
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+        return torch.cat(self.block(*[x] * self.streams, context=context)[1:], 1)
 
 
 def check(module: nn.Module, image_shape: Sequence[int] | None = None, *, layer: bool = False) -> CheckReport:
@@ -66,6 +130,7 @@ def check(module: nn.Module, image_shape: Sequence[int] | None = None, *, layer:
         >>> check(nn.Conv2d(1, 4, 3, padding=1)).leaks
         [(0, 0, 0), (0, 1, 0), (1, -1, 0), (1, 0, 0), (1, 1, 0)]
     """
+    module = _as_one(module)
     shape = _image_shape(module, image_shape)
     is_model = hasattr(module, "likelihood") and hasattr(module, "image_shape")
     layer = not is_model and (layer or hasattr(module, "taps"))
@@ -77,40 +142,47 @@ def check(module: nn.Module, image_shape: Sequence[int] | None = None, *, layer:
     # Neither all even nor all odd rows and columns, which a module may treat differently.
     places = [middle, *corners, (min(middle[0] + 1, height - 1), width // 3)]
 
+    rule = _Rule(shape, taps, layer, _colors(jittered, shape, layer))
     leaks: set[Offset] = set()
+    blind_spot: set[Offset] = set()
     modes: set[str] = set()
-    seen = torch.zeros(shape, dtype=torch.bool)
+    reached_middle: list[Tensor] = []
     for training in (False, True):
         jittered.train(training)
         for place in dict.fromkeys(places):
-            allowed = _allowed(shape, place, taps, layer)
-            reached = _reached(jittered, shape, place, allowed)
-            if place == middle and not training:
-                seen = reached
-            found = _offsets(reached & ~allowed, place)
-            leaks |= set(found)
-            modes |= {"training" if training else "evaluation"} if found else set()
+            for color in range(rule.colors):
+                allowed = rule.allowed(place, color)
+                reached = _reached(jittered, rule, place, color)
+                if place == middle and not training:
+                    reached_middle.append(reached)
+                    earlier = replace(rule, taps=None).allowed(place, color)
+                    blind_spot |= set(rule.offsets(_bounding_box(reached) & ~reached & earlier, place, color))
+                found = rule.offsets(reached & ~allowed, place, color)
+                leaks |= set(found)
+                modes |= {"training" if training else "evaluation"} if found else set()
+    seen = torch.stack(reached_middle).any(0)
 
     notes = [f"leaks in {' and '.join(sorted(modes))} mode"] if modes else []
     if not seen.any():
         notes.append("nothing at all reaches the output in the middle: the module does not look at its input")
-    if leaks and not _leaks_as_it_is(module, shape, places, taps, layer):
+    if leaks and not _leaks_as_it_is(module, rule, places):
         notes.append("leaks only once its weights have moved, as training does: a mask is not applied in forward")
     if modes == {"training"}:
         notes.append("a normalization that mixes positions or images, such as BatchNorm, does that; use channel-norm")
-    if not layer and not is_model and leaks and all(offset[:2] == (0, 0) for offset in leaks):
+    if rule.colors > 1 and leaks and all(offset[:2] == (0, 0) for offset in leaks):
+        notes.append(f"only channels of its own pixel leak: the outputs were taken as {rule.colors} groups, in order")
+    elif not layer and not is_model and leaks and all(offset[:2] == (0, 0) for offset in leaks):
         notes.append("only its own position leaks: right for a type-B layer, which --layer allows, wrong for a model")
     jittered.eval()
     notes += _lying_leaves(jittered, shape)
-    slope, verified = _over_fronts(module, jittered, shape, layer, is_model, notes)
-    box = _bounding_box(seen)
-    blind = box & ~seen & _allowed(shape, middle, None, layer)
+    plan, verified = _over_fronts(module, jittered, shape, layer, is_model, notes)
     return CheckReport(
         causal=not leaks,
         leaks=sorted(leaks),
-        blind_spot=_offsets(blind, middle),
+        blind_spot=sorted(blind_spot),
         verified=verified,
-        slope=slope,
+        schedule=None if plan is None else type(plan).__module__.rpartition(".")[2],
+        slope=getattr(plan, "slope", None),
         reached=int(seen.sum()),
         notes=notes,
     )
@@ -120,14 +192,41 @@ def receptive_field(module: nn.Module) -> dict[str, int]:
     """What reaches the output in the middle of the last row: rows above, columns beside, and pixels in all."""
     shape = _image_shape(module, None)
     place = (shape[1] - 1, shape[2] // 2)
-    seen = _reached(_jittered(module).eval(), shape, place, _allowed(shape, place, None, True))
-    offsets = _offsets(seen, place)
+    rule = _Rule(shape, taps=None, layer=True)
+    offsets = rule.offsets(_reached(_jittered(module).eval(), rule, place, 0), place, 0)
     return {
         "rows_above": -min((row for row, _, _ in offsets), default=0),
         "columns_left": -min((column for _, column, _ in offsets), default=0),
         "columns_right": max((column for _, column, _ in offsets), default=0),
         "pixels": len({offset[:2] for offset in offsets}),
     }
+
+
+def _as_one(module: nn.Module) -> nn.Module:
+    if not takes_context(type(module)):
+        return module
+    streams = _required(module)
+    return _OneStream(module, len(streams)) if len(streams) > 1 else module
+
+
+def _required(module: nn.Module) -> list[inspect.Parameter]:
+    """What forward must be given, beside the context."""
+    return [
+        parameter
+        for parameter in inspect.signature(module.forward).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        and parameter.name != "context"
+    ]
+
+
+def _colors(module: nn.Module, shape: tuple[int, int, int], layer: bool) -> int:
+    """Into how many groups, in order, input and output channels fall: a layer says so, of a model it is the image's."""
+    if layer:
+        return getattr(module, "colors", 1)
+    with torch.no_grad():
+        y = _run(module, torch.zeros(2, *shape, dtype=torch.float64))
+    return shape[0] if y.shape[-3] % shape[0] == 0 and (y.ndim == 4 or y.shape[-3] == shape[0]) else 1
 
 
 def _image_shape(module: nn.Module, given: Sequence[int] | None) -> tuple[int, int, int]:
@@ -162,47 +261,30 @@ def _copied(module: nn.Module) -> nn.Module:
         raise RequestError(f"{type(module).__name__} cannot be copied to float64: {error}") from error
 
 
-def _leaks_as_it_is(
-    module: nn.Module,
-    shape: tuple[int, int, int],
-    places: Iterable[tuple[int, int]],
-    taps: Iterable[tuple[int, int]] | None,
-    layer: bool,
-) -> bool:
+def _leaks_as_it_is(module: nn.Module, rule: _Rule, places: Iterable[tuple[int, int]]) -> bool:
     module = _copied(module)
-    allowed = {place: _allowed(shape, place, taps, layer) for place in places}
     return any(
-        bool((_reached(module.train(training), shape, place, allowed[place]) & ~allowed[place]).any())
+        bool((_reached(module.train(training), rule, place, color) & ~rule.allowed(place, color)).any())
         for training in (False, True)
-        for place in allowed
+        for place in places
+        for color in range(rule.colors)
     )
 
 
-def _allowed(
-    shape: tuple[int, int, int], place: tuple[int, int], taps: Iterable[tuple[int, int]] | None, layer: bool
-) -> Tensor:
-    """Which inputs (C, H, W) may reach the output at ``place``."""
-    channels, height, width = shape
-    allowed = torch.zeros(height, width, dtype=torch.bool)
-    if taps is None:
-        allowed.view(-1)[: place[0] * width + place[1] + layer] = True
-    else:
-        # Taps below are never allowed, declared or not.
-        for row, column in ((place[0] + di, place[1] + dj) for di, dj in taps if di <= 0):
-            if 0 <= row < height and 0 <= column < width:
-                allowed[row, column] = True
-    return allowed.expand(channels, height, width)
-
-
-def _reached(module: nn.Module, shape: tuple[int, int, int], place: tuple[int, int], allowed: Tensor) -> Tensor:
-    """Which inputs (C, H, W) of any image reach the first image's output at ``place``."""
+def _reached(module: nn.Module, rule: _Rule, place: tuple[int, int], color: int) -> Tensor:
+    """Which inputs (C, H, W) of any image reach the first image's output at ``place``, in one of the color groups."""
     generator = torch.Generator().manual_seed(1)
-    reached = torch.zeros(shape, dtype=torch.bool)
+    allowed = rule.allowed(place, color)
+    reached = torch.zeros(rule.shape, dtype=torch.bool)
+
+    def output(x: Tensor) -> Tensor:
+        return rule.of_color(_run(module, x)[0, ..., place[0], place[1]], color)
+
     # Grey values and bits, some through gradients: comparisons and tables have none.
     for trial in range(3):
-        x = torch.rand(2, *shape, generator=generator, dtype=torch.float64)
+        x = torch.rand(2, *rule.shape, generator=generator, dtype=torch.float64)
         x = (x.round() if trial == 2 else x).requires_grad_()
-        y = _run(module, x)[0, ..., place[0], place[1]]
+        y = output(x)
         weights = torch.randn(y.shape, generator=generator, dtype=torch.float64)
         if y.requires_grad:
             (gradient,) = torch.autograd.grad((weights * y).sum(), x, allow_unused=True)
@@ -212,20 +294,20 @@ def _reached(module: nn.Module, shape: tuple[int, int, int], place: tuple[int, i
             other = torch.rand(x.shape, generator=generator, dtype=torch.float64)
             other = 1 - x if trial == 2 else other
             other[0] = torch.where(allowed, x[0], other[0])
-            if not torch.equal(_run(module, other)[0, ..., place[0], place[1]], y) and not (reached & ~allowed).any():
-                reached |= _one_by_one(module, x.detach(), other, place, allowed)
+            if not torch.equal(output(other), y) and not (reached & ~allowed).any():
+                reached |= _one_by_one(output, x.detach(), other, allowed)
     return reached
 
 
-def _one_by_one(module: nn.Module, x: Tensor, other: Tensor, place: tuple[int, int], allowed: Tensor) -> Tensor:
+def _one_by_one(output: Callable[[Tensor], Tensor], x: Tensor, other: Tensor, allowed: Tensor) -> Tensor:
     """What gradients did not show: go from x to other one forbidden input at a time; which steps matter?"""
     reached = torch.zeros_like(allowed)
     x = x.clone()
     x[1][allowed] = other[1][allowed]
-    y = _run(module, x)[0, ..., place[0], place[1]]
+    y = output(x)
     for index in (~allowed).nonzero().tolist():
         x[:, *index] = other[:, *index]
-        before, y = y, _run(module, x)[0, ..., place[0], place[1]]
+        before, y = y, output(x)
         reached[*index] = not torch.equal(before, y)
     return reached
 
@@ -233,14 +315,9 @@ def _one_by_one(module: nn.Module, x: Tensor, other: Tensor, place: tuple[int, i
 def _run(module: nn.Module, x: Tensor) -> Tensor:
     arguments: list[object] = [x]
     if takes_context(type(module)):
-        arguments.append(Context(labels=_labels(module, len(x))))
+        arguments.append(_condition(module, x))
     else:
-        required = [
-            parameter
-            for parameter in list(inspect.signature(module.forward).parameters.values())[1:]
-            if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        ]
-        arguments += [torch.arange(len(x)) % 2] * len(required)
+        arguments += [torch.arange(len(x)) % 2] * (len(_required(module)) - 1)
     # Dropout draws the same in every run, so that only the input makes a difference.
     # Statistics and counters that a run leaves behind are left behind with its copy of the buffers.
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
@@ -269,13 +346,19 @@ def _run(module: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
-def _labels(module: nn.Module, images: int) -> Tensor | None:
-    classes = [part.num_classes for part in module.modules() if getattr(part, "num_classes", None)]
-    return torch.arange(images) % min(classes) if classes else None
-
-
-def _offsets(mask: Tensor, place: tuple[int, int]) -> list[Offset]:
-    return sorted((row - place[0], column - place[1], channel) for channel, row, column in mask.nonzero().tolist())
+def _condition(module: nn.Module, x: Tensor) -> Context:
+    """Some condition for images x, of each kind that any part of the module takes."""
+    sizes = {
+        name: min((getattr(part, name) for part in module.modules() if getattr(part, name, None)), default=None)
+        for name in ("num_classes", "vector_size", "map_channels")
+    }
+    classes, vector, channels = sizes.values()
+    generator = torch.Generator().manual_seed(2)
+    return Context(
+        labels=None if classes is None else torch.arange(len(x)) % classes,
+        vectors=None if vector is None else torch.randn(len(x), vector, generator=generator),
+        maps=None if channels is None else torch.randn(len(x), channels, *x.shape[2:], generator=generator),
+    )
 
 
 def _bounding_box(seen: Tensor) -> Tensor:
@@ -303,8 +386,9 @@ def _lying_leaves(module: nn.Module, shape: tuple[int, int, int]) -> list[str]:
     notes = []
     for name, leaf_shape in shapes.items():
         place = (leaf_shape[1] // 2, leaf_shape[2] // 2)
-        allowed = _allowed(leaf_shape, place, leaves[name].taps, True)
-        lies = {offset[:2] for offset in _offsets(_reached(leaves[name], leaf_shape, place, allowed) & ~allowed, place)}
+        rule = _Rule(leaf_shape, leaves[name].taps, layer=True)
+        outside = _reached(leaves[name], rule, place, 0) & ~rule.allowed(place, 0)
+        lies = {offset[:2] for offset in rule.offsets(outside, place, 0)}
         if lies:
             notes.append(f"{name} reads {sorted(lies)} outside its declared taps {leaves[name].taps}")
     return notes
@@ -317,31 +401,28 @@ def _over_fronts(
     layer: bool,
     is_model: bool,
     notes: list[str],
-) -> tuple[int | None, bool | None]:
-    """The slope, and whether the run over fronts gives what the whole image gives."""
-    labels = _labels(module, 4)
+) -> tuple[Plan | None, bool | None]:
+    """The way over an image, and whether the run over fronts gives what the whole image gives."""
+    x = torch.rand(4, *shape, dtype=torch.float64)
+    context = _condition(module, x)
     try:
-        plan = schedule(
-            jittered,
-            shape[0],
-            labels=None if labels is None else labels[:1],
-            lag=0 if layer else 1,
-            output_may_lag=layer,
-        )
+        if is_model:
+            plan = schedule_of(jittered, context)
+        else:
+            plan = wavefront.schedule(jittered, shape[0], context=context, lag=0 if layer else 1, output_may_lag=layer)
     except CausalityError as error:
         notes.append(f"does not run over fronts: {error}")
         return None, None
     if is_model:
         # As it is in both precisions, and with other weights: those that are zero as yet would hide a fault.
-        return plan.slope, all(
-            verify(each, sample(each, 4, labels=labels), labels=labels).verified
+        return plan, all(
+            verify(each, sample(each, 4, context=context), context=context).verified
             for each in (_copied(module).float(), _copied(module), jittered)
         )
     with torch.no_grad():
-        x = torch.rand(4, *shape, dtype=torch.float64)
         whole = _run(jittered, x)
         by_fronts = torch.zeros(whole.shape, dtype=whole.dtype)
-        for here, front in over_fronts(plan, *shape[1:], Context(labels=labels)):
-            part = front.take(x, plan.input_lag)
-            front.put(by_fronts, call(jittered, part, here), plan.lag)
-    return plan.slope, bool(torch.allclose(by_fronts, whole, rtol=1e-9, atol=1e-9))
+        for here, front in over_fronts(plan, *shape[1:], context):
+            part = front.positions.take(x, plan.input_lag)
+            front.positions.put(by_fronts, call(jittered, part, here), plan.lag)
+    return plan, bool(torch.allclose(by_fronts, whole, rtol=1e-9, atol=1e-9))

@@ -287,7 +287,12 @@ def train_command(
 
 @command("eval")
 @click.argument("model")
-@click.option("--data", "dataset", help="Data set; by default the one it was trained on.")
+@click.option(
+    "--data",
+    "dataset",
+    metavar="NAME",
+    help="Data set, or '{name: folder, path: photos}'; by default the one it was trained on.",
+)
 @click.option("--split", default="test", type=click.Choice(["train", "validation", "test"]), show_default=True)
 @click.option(
     "--protocol", type=click.Choice(["threshold", "dynamic", "none"]), help="By default the one it was trained on."
@@ -295,25 +300,44 @@ def train_command(
 @click.option(
     "--seed", default=0, type=click.IntRange(0, 2**63 - 1), show_default=True, help="Of the bits that dynamic draws."
 )
+@click.option("--draws", type=click.IntRange(1), help="How often dynamic draws them, to take the mean; by default 4.")
 @data_dir_option
 @json_option
 def eval_command(
-    model: str, dataset: str | None, split: str, protocol: str | None, seed: int, data_dir: Path | None, as_json: bool
+    model: str,
+    dataset: str | None,
+    split: str,
+    protocol: str | None,
+    seed: int,
+    draws: int | None,
+    data_dir: Path | None,
+    as_json: bool,
 ) -> None:
     """Measure the negative log-likelihood of a trained MODEL in nats per image and bits per dimension."""
     from zoo import catalog
-    from zoo.evaluation import evaluate
+    from zoo.evaluation import DRAWS, evaluate
+    from zoo.recipe import check_arguments, parse_value
     from zoo.registry import DATA
 
     # Once, so that all of it is about one commit.
     place = catalog.find(model)
     config = catalog.describe(place)
-    dataset = dataset or config["dataset"] or "mnist"
+    spec = _data_of(config) if dataset is None else parse_value(dataset)
+    spec = spec if isinstance(spec, dict) else {"name": str(spec)}
+    if isinstance(spec.get("name"), str):
+        check_arguments(DATA, spec["name"], {key: value for key, value in spec.items() if key != "name"})
     protocol = protocol or config["protocol"] or "threshold"
-    data = DATA.get(dataset)(split, data_dir)
+    data = DATA.build(spec, split, data_dir)
     with _bar("evaluating") as progress:
         result = evaluate(
-            catalog.load(place), data, dataset=dataset, split=split, protocol=protocol, seed=seed, progress=progress
+            catalog.load(place),
+            data,
+            dataset=spec["name"],
+            split=split,
+            protocol=protocol,
+            seed=seed,
+            draws=draws or DRAWS,
+            progress=progress,
         )
     if as_json:
         _print_json({"model": model, **asdict(result)})
@@ -326,6 +350,19 @@ def eval_command(
 @click.option("-n", "--images", default=100, type=click.IntRange(1), show_default=True, help="How many.")
 @click.option("--seed", default=0, type=click.IntRange(0, 2**64 - 1), show_default=True)
 @click.option("--labels", help="Classes, as in 0,1,2; shared equally among the images. By default all classes.")
+@click.option(
+    "--vector",
+    "vectors",
+    multiple=True,
+    metavar="H1,H2,...",
+    help="For a model of vectors: one; several, each with its --vector, are shared equally among the images.",
+)
+@click.option(
+    "--condition",
+    metavar="SPLIT|PATH",
+    help="Whose labels, vectors or maps: of a split of the model's data set (test), or tensors of a .safetensors file.",
+)
+@click.option("--guidance", default=1.0, show_default=True, help="Above 1: exaggerate the condition.")
 @click.option("--sampler", default="fast", type=click.Choice(["fast", "naive"]), show_default=True)
 @click.option(
     "--temperature", default=1.0, show_default=True, help="Divides the logits; below 1 likelier, less varied."
@@ -356,6 +393,9 @@ def sample_command(
     images: int,
     seed: int,
     labels: str | None,
+    vectors: Sequence[str],
+    condition: str | None,
+    guidance: float,
     sampler: str,
     temperature: float,
     given: str | None,
@@ -379,27 +419,24 @@ def sample_command(
     import torch
 
     from zoo import catalog, pictures
-    from zoo.sampling import share_labels, verify
+    from zoo.sampling import verify
 
     place = catalog.find(model)
     loaded = catalog.load(place)
     if dtype is not None and dtype != "bfloat16":
         loaded = loaded.to(getattr(torch, dtype))
-    classes = _classes(labels, loaded.num_classes)
-    chosen = None if classes is None else share_labels(classes, images)
-    known = None
-    if given is not None:
-        known, own_labels = _given(given, catalog.describe(place), images, keep)
-        if labels is None and chosen is not None and own_labels is not None:
-            chosen = own_labels
+    config = catalog.describe(place)
+    known = None if given is None else _given(given, config, images, keep)
+    chosen = _condition(loaded, config, images, labels, vectors, condition or given)
     began = time.perf_counter()
     with _bar("sampling pixels") as progress:
         x = loaded.sample(
             images,
-            chosen,
+            **chosen,
             seed=seed,
             sampler=sampler,
             temperature=temperature,
+            guidance=guidance,
             given=known,
             dtype=torch.bfloat16 if dtype == "bfloat16" else None,
             batch_size=batch_size,
@@ -409,17 +446,18 @@ def sample_command(
     seconds = time.perf_counter() - began
     verdict = None
     if verifying:
-        condition = loaded.check_labels(chosen, images)
-        verdict = verify(loaded, x, labels=condition, seed=seed, temperature=temperature, given=known)
+        context = loaded.condition(images, **chosen)
+        verdict = verify(loaded, x, context=context, seed=seed, temperature=temperature, guidance=guidance, given=known)
+    shown = chosen["labels"].tolist() if "labels" in chosen else None
     columns = 10 if images % 10 == 0 or images > 100 else max(1, round(images**0.5))
     if output.suffix == ".png":
-        pictures.save_grid(x, output, columns=columns, labels=chosen)
+        pictures.save_grid(x, output, columns=columns, labels=shown)
     elif output.suffix == ".gif":
-        pictures.save_animation(x, output, columns=columns, labels=chosen)
+        pictures.save_animation(x, output, columns=columns, labels=shown)
     else:
         from zoo.files import save_tensors
 
-        save_tensors({"images": x} | ({} if chosen is None else {"labels": torch.tensor(chosen)}), output)
+        save_tensors({"images": x, **chosen}, output)
     if as_json:
         found = {} if verdict is None else asdict(verdict) | {"verified": verdict.verified}
         _print_json({"images": images, "seconds": seconds, "path": str(output)} | found)
@@ -434,33 +472,21 @@ def sample_command(
     return 1 if verdict is not None and not verdict.verified else 0
 
 
-def _given(source: str, config: dict[str, Any], images: int, keep: int | None) -> tuple[Any, list[int] | None]:
-    """Images (images, C, H, W) with NaN where to sample, and their labels if they have any."""
+def _given(source: str, config: dict[str, Any], images: int, keep: int | None) -> Any:
+    """Images (images, C, H, W) with NaN where to sample."""
     import torch
-    from safetensors import SafetensorError, safe_open
 
     from zoo.data import to_grid
-    from zoo.registry import DATA
 
-    labels = None
     if source.endswith(".safetensors"):
-        try:
-            with safe_open(source, framework="pt") as file:
-                x = file.get_tensor("images")
-                labels = file.get_tensor("labels")[:images].tolist() if "labels" in file.keys() else None  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise RequestError(f"--given {source} holds no tensor images: {error}") from None
+        x = _tensors(source).get("images")
+        if x is None:
+            raise RequestError(f"--given {source} holds no tensor images")
         if x.ndim != 4 or x.is_complex():
             raise RequestError(f"--given {source}: images are {x.dtype} {tuple(x.shape)}; they must be (N, C, H, W)")
-    elif source in ("train", "validation", "test"):
-        if config["dataset"] is None or config["protocol"] is None:
-            raise RequestError("the model does not say what it was trained on; give a .safetensors file instead")
-        data = DATA.get(config["dataset"])(source, None)
-        generator = torch.Generator().manual_seed(0)
-        x = to_grid(data.images[:images], config["protocol"], generator)
-        labels = None if data.labels is None else data.labels[:images].tolist()
     else:
-        raise RequestError(f"--given is {source!r}; name a split (train, validation, test) or a .safetensors file")
+        data = _split_of(config, source, "--given")
+        x = to_grid(data.images[:images], config["protocol"] or "threshold", torch.Generator().manual_seed(0))
     if len(x) < images:
         raise RequestError(f"--given {source} has {len(x)} images; complete no more with -n")
     # A file may mark with NaN what to sample; of whole images the upper half is kept.
@@ -470,7 +496,70 @@ def _given(source: str, config: dict[str, Any], images: int, keep: int | None) -
     if keep is not None:
         x = x.clone()
         x[:, :, keep:] = torch.nan
-    return x, labels
+    return x
+
+
+def _condition(
+    model: Any, config: dict[str, Any], images: int, labels: str | None, vectors: Sequence[str], source: str | None
+) -> dict[str, Any]:
+    """The labels, vectors and maps to sample with: as told, of the source, or by default all classes or of test."""
+    import torch
+
+    from zoo.sampling import share
+
+    told = {}
+    if labels is not None:
+        told["labels"] = torch.tensor(share(_numbers("--labels", labels, int), images))
+    if vectors:
+        told["vectors"] = torch.tensor(share([_numbers("--vector", vector, float) for vector in vectors], images))
+    sizes = {"labels": model.num_classes, "vectors": model.vector_size, "maps": model.map_channels}
+    wanted = [name for name, size in sizes.items() if size is not None and name not in told]
+    found = {}
+    if wanted and (source is not None or wanted != ["labels"]):
+        if source is not None and source.endswith(".safetensors"):
+            found = _tensors(source)
+        else:
+            data = _split_of(config, source or "test", "--condition")
+            found = {name: getattr(data, name) for name in wanted}
+    for name in wanted:
+        part = found.get(name)
+        if part is not None and len(part) < images:
+            raise RequestError(f"{source or 'test'} has {name} for {len(part)} images; ask for no more with -n")
+        if part is not None:
+            told[name] = part[:images]
+        elif name == "labels":
+            told[name] = torch.tensor(share(range(model.num_classes), images))
+        else:
+            raise RequestError(
+                f"{source} has no {name}; name what has with --condition, a split or a .safetensors file"
+            )
+    return told
+
+
+def _split_of(config: dict[str, Any], split: str, option: str) -> Any:
+    """A split of the data set that a model was trained on."""
+    from zoo.registry import DATA
+
+    if split not in ("train", "validation", "test"):
+        raise RequestError(f"{option} is {split!r}; name a split (train, validation, test) or a .safetensors file")
+    if config["dataset"] is None:
+        raise RequestError(f"the model does not say what it was trained on; give {option} a .safetensors file")
+    return DATA.build(_data_of(config), split, None)
+
+
+def _data_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The data set that a model was trained on, as a recipe has it."""
+    return {"name": config["dataset"] or "mnist", **(config.get("data_args") or {})}
+
+
+def _tensors(path: str) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise RequestError(f"{path} cannot be read: {error}") from None
 
 
 @command("check")
@@ -570,13 +659,11 @@ def _key_value(text: str) -> tuple[str, Any]:
     return key, parse_value(value)
 
 
-def _classes(labels: str | None, num_classes: int | None) -> list[int] | None:
-    if labels is None:
-        return None if num_classes is None else list(range(num_classes))
+def _numbers(option: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
     try:
-        return [int(label) for label in labels.split(",")]
+        return [kind(number) for number in text.split(",")]
     except ValueError:
-        raise RequestError(f"--labels is {labels!r}; write classes with commas between, such as 0,1,2") from None
+        raise RequestError(f"{option} is {text!r}; write numbers with commas between, such as 0,1,2") from None
 
 
 def _describe(name: str) -> dict[str, Any]:
@@ -589,7 +676,7 @@ def _describe(name: str) -> dict[str, Any]:
         return {
             "name": name,
             "architecture": name,
-            "conditional": model.num_classes is not None,
+            "conditional": model.conditional,
             "dataset": None,
             "parameters": folder.count_parameters(model),
             "weights": weights,
@@ -660,8 +747,9 @@ def _print_report(target: str, report: Any) -> None:
     if report.leaks:
         shown = ", ".join(map(str, report.leaks[:8])) + (", ..." if len(report.leaks) > 8 else "")
         click.echo(f"  leaks (rows, columns, channel from the output): {shown}")
-    slope = "none found" if report.slope is None else f"slope {report.slope}: a proof of causality, given the taps"
-    click.echo(f"  schedule over fronts: {slope}")
+    way = "row by row" if report.slope is None else f"slope {report.slope}"
+    proof = "none found" if report.schedule is None else f"{way}: a proof of causality, given the taps"
+    click.echo(f"  schedule over fronts: {proof}")
     answer = {True: "yes", False: "NO: front by front and all at once differ", None: "not applicable"}[report.verified]
     click.echo(f"  verified: {answer}")
     click.echo(f"  inputs that reach the output in the middle: {report.reached}")

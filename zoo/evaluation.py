@@ -5,10 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from zoo.data import ImageSet, to_grid
 from zoo.errors import RequestError
 from zoo.models import PixelModel
+
+DRAWS = 4
+"""How often ``dynamic`` draws the bits of an image for a figure to be reported."""
 
 
 @dataclass(frozen=True)
@@ -16,10 +20,10 @@ class Result:
     """A likelihood, and what it was measured on.
 
     Args:
-        dataset, split, protocol: the data; ``dynamic`` draws its bits from ``seed``.
+        dataset, split, protocol: the data; ``dynamic`` draws its bits from ``seed``, ``draws`` times over.
         images: how many.
-        nats_per_image: mean of -log p(x).
-        nats_std_error: standard error of that mean over the images.
+        nats_per_image: mean of -log p(x), over the images and the draws.
+        nats_std_error: standard error of that mean over the images, each with its mean over the draws.
         bits_per_dim: nats_per_image / (C H W log 2).
     """
 
@@ -27,6 +31,7 @@ class Result:
     split: str
     protocol: str
     seed: int
+    draws: int
     images: int
     nats_per_image: float
     nats_std_error: float
@@ -42,12 +47,15 @@ def evaluate(
     split: str,
     protocol: str,
     seed: int = 0,
+    draws: int = 1,
     batch_size: int = 100,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """The mean negative log-likelihood of a data set, in float32 (or the model's own precision).
 
     Args:
+        seed: of the bits that ``dynamic`` draws; each draw goes through all images with bits of its own.
+        draws: how many, for ``dynamic``; the other protocols draw nothing, and are measured once.
         progress: called with the images done and the images in all, after each batch.
 
     Raises:
@@ -58,25 +66,27 @@ def evaluate(
     check_fit(model, data)
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
+    draws = draws if protocol == "dynamic" else 1
     training = model.training
     model.eval()
     nats = []
-    for first in range(0, len(data), batch_size):
-        part = slice(first, first + batch_size)
-        x = to_grid(data.images[part].to(device), protocol, generator)
-        labels = data.labels[part] if model.num_classes is not None else None
-        nats.append(-model.log_prob(x, labels).double().cpu())
-        if progress:
-            progress(min(first + batch_size, len(data)), len(data))
+    for draw in range(draws):
+        for first in range(0, len(data), batch_size):
+            part = slice(first, first + batch_size)
+            x = to_grid(data.images[part].to(device), protocol, generator)
+            nats.append(-model.log_prob(x, **condition(model, data, part)).double().cpu())
+            if progress:
+                progress(draw * len(data) + min(first + batch_size, len(data)), draws * len(data))
     model.train(training)
-    all_nats = torch.cat(nats)
-    mean = all_nats.mean().item()
-    spread = all_nats.std().item() if len(data) > 1 else 0.0
+    per_image = torch.cat(nats).view(draws, -1).mean(0)
+    mean = per_image.mean().item()
+    spread = per_image.std().item() if len(data) > 1 else 0.0
     return Result(
         dataset=dataset,
         split=split,
         protocol=protocol,
         seed=seed,
+        draws=draws,
         images=len(data),
         nats_per_image=mean,
         nats_std_error=spread / math.sqrt(len(data)),
@@ -100,3 +110,17 @@ def check_fit(model: PixelModel, data: ImageSet) -> None:
             f"the data has {data.num_classes or 'no'} classes, the model is conditional on {model.num_classes}; "
             "set the model's num_classes or choose other data"
         )
+    for name, size in (("vectors", model.vector_size), ("maps", model.map_channels)):
+        part = getattr(data, name)
+        if size is not None and (part is None or part.shape[1] != size):
+            raise RequestError(
+                f"the data has {f'{name} of size {part.shape[1]}' if part is not None else f'no {name}'}, the model is "
+                f"conditional on {name} of size {size}; set the model's "
+                f"{'vector_size' if name == 'vectors' else 'map_channels'} or choose other data"
+            )
+
+
+def condition(model: PixelModel, data: ImageSet, part: slice | Tensor) -> dict[str, Tensor]:
+    """What the model is conditional on, of a part of the images: ``labels``, ``vectors``, ``maps``."""
+    taken = {"labels": model.num_classes, "vectors": model.vector_size, "maps": model.map_channels}
+    return {name: getattr(data, name)[part] for name, size in taken.items() if size is not None}

@@ -41,6 +41,7 @@ class Measured(_Described):
     split: str
     protocol: str
     images: int
+    draws: PositiveInt = 1
     nats_per_image: FiniteFloat
     nats_std_error: FiniteFloat
     bits_per_dim: FiniteFloat
@@ -56,7 +57,10 @@ class Config(_Described):
     weights: Weights
     conditional: bool | None = None
     num_classes: PositiveInt | None = None
+    vector_size: PositiveInt | None = None
+    map_channels: PositiveInt | None = None
     dataset: str | None = None
+    data_args: dict[str, Any] = {}
     protocol: str | None = None
     parameters: int | None = None
     results: list[Measured] = []

@@ -44,11 +44,17 @@ class ModelSection(BaseModel):
         return dict(self.model_extra or {})
 
 
-class DataSection(_Section):
-    """The data set and the protocol that turns its bytes into values."""
+class DataSection(BaseModel):
+    """The data set, the protocol that turns its bytes into values and, beside these, its builder's arguments."""
 
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     name: str
     protocol: Literal["threshold", "dynamic", "none"] = "threshold"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The builder's arguments."""
+        return dict(self.model_extra or {})
 
 
 class OptimizerSection(_Section):
@@ -376,7 +382,7 @@ def _check_names(document: _Document) -> None:
     data = sections.get("data")
     if isinstance(data, dict) and isinstance(data.get("name"), str):
         try:
-            DATA.get(data["name"])
+            _validate(document, _data_model(data["name"]), data, ("data",))
         except RegistryError as error:
             document.problem(("data", "name"), str(error))
 
@@ -400,6 +406,15 @@ def _slot_model(name: str) -> type[BaseModel]:
     for part in known.model_fields.values():
         part.default = None if part.is_required() else part.default
     return create_model("Arguments", __config__=known.model_config, **fields)
+
+
+def _data_model(name: str) -> type[BaseModel]:
+    """A data section as its builder wants it; the split and the folder of all data are not the recipe's to say."""
+    known = _signature_model(DATA.get(name))
+    fields = {name: (part.annotation, part) for name, part in list(known.model_fields.items())[2:]}
+    # What these must be is checked with all the other sections.
+    fields |= {"name": (Any, None), "protocol": (Any, None)}
+    return create_model("Data", __config__=known.model_config, **fields)
 
 
 def _build_dry(document: _Document, name: str, arguments: dict[str, Any], data: Any) -> None:

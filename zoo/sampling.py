@@ -2,23 +2,27 @@
 
 The noise is one uniform number per (seed, image, channel, row, column), drawn up front and used through the inverse
 CDF. So the images do not depend on the sampler, nor on how they are split into batches.
+
+The channels of a pixel are drawn in their order, each given those before it. The outputs of a model for C channels are C
+equal groups in that order, and group c sees the channels before c of its own pixel, if the model looks at them.
 """
 
 import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from types import FunctionType, MethodType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.causal import CausalityError, Context, Schedule, over_fronts, schedule
+from zoo import rowwise, wavefront
+from zoo.causal import CausalityError, Context, Plan, nothing, over_fronts
 from zoo.errors import RequestError
 
 MEMORY_ON_CPU, MEMORY_ELSEWHERE = 2**26, 2**30
@@ -64,24 +68,25 @@ def noise(seed: int, first: int, images: int, shape: tuple[int, int, int]) -> Te
     return torch.from_numpy(uniform)
 
 
-def share_labels(labels: Sequence[int], images: int) -> list[int]:
-    """Share so many images among labels, in order and equally.
+def share(conditions: Sequence[Any], images: int) -> list[Any]:
+    """Share so many images among labels or other conditions, in order and equally.
 
     Example:
-        >>> share_labels([3, 7], 4)
+        >>> share([3, 7], 4)
         [3, 3, 7, 7]
     """
-    return [labels[index * len(labels) // images] for index in range(images)]
+    return [conditions[index * len(conditions) // images] for index in range(images)]
 
 
 def sample(
     model: nn.Module,
     images: int,
     *,
-    labels: Tensor | None = None,
+    context: Context | None = None,
     seed: int = 0,
     sampler: Literal["fast", "naive"] = "fast",
     temperature: float = 1.0,
+    guidance: float = 1.0,
     given: Tensor | None = None,
     dtype: torch.dtype | None = None,
     batch_size: int | None = None,
@@ -93,11 +98,14 @@ def sample(
     Args:
         model: has ``image_shape``, ``likelihood`` and a forward that takes (x, context).
         images: how many.
-        labels: (images,) classes, for a conditional model.
+        context: the condition of the images, for a conditional model.
         seed: fixes the noise of every image, position and channel.
-        sampler: "fast" computes front by front; "naive", the reference, one full forward pass per pixel. A model that
+        sampler: "fast" computes front by front; "naive", the reference, one full forward pass per value. A model that
             cannot run over fronts is sampled naively, with a warning that says why.
         temperature: divides the logits; below 1 the likelier values become likelier still.
+        guidance: above 1, exaggerate the condition: logits l(nothing) + guidance * (l(condition) - l(nothing)), for a
+            model that was trained without its condition, too. (Ho and Salimans, Classifier-Free Diffusion Guidance,
+            2022; here on logits.) Exact draws of that distribution, which is another than the model's.
         given: (images, C, H, W), or (C, H, W) for all: pixels to keep, NaN where to sample. Each sampled pixel
             sees what comes before it in raster order, given or sampled.
         dtype: to compute in, by default the model's own. Bits may differ between dtypes: bfloat16 is fast and a valid
@@ -115,8 +123,9 @@ def sample(
         raise RequestError(f"batch_size is {batch_size}; it must be at least 1")
     if dtype is not None and not dtype.is_floating_point:
         raise RequestError(f"dtype is {dtype}; it must be floating, such as torch.bfloat16")
+    context = context or Context()
     with evaluating(model):
-        plan = _plan(model, labels) if sampler == "fast" and images else None
+        plan = _plan(model, context) if sampler == "fast" and images else None
     parameter = next(model.parameters())
     if dtype not in (None, parameter.dtype):
         # Together, so that the schedule is of the copy's layers.
@@ -126,7 +135,8 @@ def sample(
     grid = torch.promote_types(dtype or parameter.dtype, torch.float32)
     samples = torch.zeros(images, *model.image_shape, dtype=grid, device=parameter.device)
     with evaluating(model):
-        size = batch_size or _batch_size(model, plan, images, memory)
+        guided = guidance != 1
+        size = batch_size or _batch_size(model, plan, images, memory, 1 + guided)
         walk = _walk_naive if plan is None else partial(_walk_fast, plan=plan)
         pixels = samples[:, 0].numel()
         for first in range(0, images, size):
@@ -137,7 +147,8 @@ def sample(
                 _Drawing(
                     model,
                     dtype or parameter.dtype,
-                    Context(labels=None if labels is None else labels[part]),
+                    _guided(context.each(lambda whole, part=part: whole[part]), guidance),
+                    guidance,
                     noise(seed, first, len(samples[part]), model.image_shape).to(parameter.device),
                     None if given is None else given.expand_as(samples)[part],
                     temperature,
@@ -151,6 +162,19 @@ def _quiet(done: int) -> None:
     pass
 
 
+def _guided(context: Context, guidance: float) -> Context:
+    """The condition, and behind it as many images without any, if there is guidance."""
+    return context if guidance == 1 else context.each(lambda part: torch.cat([part, nothing(part)]))
+
+
+def _logits(model: nn.Module, x: Tensor, context: Context, guidance: float, temperature: float) -> Tensor:
+    """The logits to draw from, of images (B, C, H, W) and the context that :func:`_guided` made for them."""
+    if guidance == 1:
+        return model(x, context) / temperature
+    conditional, unconditional = model(torch.cat([x, x]), context).chunk(2)
+    return torch.lerp(unconditional, conditional, guidance) / temperature
+
+
 @dataclass(frozen=True)
 class _Drawing:
     """One batch to be drawn: its model, condition, noise (B, C, H, W), kept pixels, and whom to tell how far it is."""
@@ -158,6 +182,7 @@ class _Drawing:
     model: nn.Module
     dtype: torch.dtype
     context: Context
+    guidance: float
     uniform: Tensor
     given: Tensor | None
     temperature: float
@@ -165,38 +190,58 @@ class _Drawing:
 
     def logits(self, x: Tensor, context: Context) -> Tensor:
         """Of pixels that are drawn already, on a grid that may be finer than the model's precision."""
-        return self.model(x.to(self.dtype), context) / self.temperature
+        return _logits(self.model, x.to(self.dtype), context, self.guidance, self.temperature)
 
     def values(self, logits: Tensor, uniform: Tensor, given: Tensor | None) -> Tensor:
         """The given values, and elsewhere what the noise draws from these logits."""
         drawn = self.model.likelihood.quantile(logits, uniform)[0]
         return drawn if given is None else torch.where(given.isnan(), drawn, given.to(drawn))
 
+    def channel(self, index: int, logits: Tensor, uniform: Tensor, given: Tensor | None) -> Tensor:
+        """The values of one channel, (B, 1, ...)."""
+        part = slice(index, index + 1)
+        own = logits.chunk(uniform.shape[1], 1)[index]
+        return self.values(own, uniform[:, part], None if given is None else given[:, part])
+
 
 @torch.no_grad()
 def _walk_naive(samples: Tensor, drawing: _Drawing) -> None:
-    batch, _, height, width = samples.shape
+    batch, channels, height, width = samples.shape
     x = samples.clone(memory_format=torch.channels_last)
     for row in range(height):
         for column in range(width):
             at = (slice(None), slice(None), slice(row, row + 1), slice(column, column + 1))
             given = None if drawing.given is None else drawing.given[at]
-            x[at] = drawing.values(drawing.logits(x, drawing.context)[at], drawing.uniform[at], given)
+            for channel in range(channels):
+                logits = drawing.logits(x, drawing.context)[at]
+                x[at][:, channel : channel + 1] = drawing.channel(channel, logits, drawing.uniform[at], given)
             drawing.progress(batch * (row * width + column + 1))
     samples.copy_(x)
 
 
 @torch.inference_mode()
-def _walk_fast(samples: Tensor, drawing: _Drawing, plan: Schedule) -> None:
+def _walk_fast(samples: Tensor, drawing: _Drawing, plan: Plan) -> None:
     x, uniform = _rows_outermost(samples), _rows_outermost(drawing.uniform)
     given = None if drawing.given is None else _rows_outermost(drawing.given)
     done = 0
-    for here, front in over_fronts(plan, *x.shape[2:], drawing.context):
-        logits = drawing.logits(front.take(x, plan.input_lag), here)
-        known = None if given is None else front.take(given, plan.lag)
-        front.put(x, drawing.values(logits, front.take(uniform, plan.lag), known), plan.lag)
-        low, high, _ = front.rows(plan.lag)
-        done += len(x) * (high - low)
+    maps = drawing.context.maps
+    context = replace(drawing.context, maps=None if maps is None else _rows_outermost(maps))
+    for here, front in over_fronts(plan, *x.shape[2:], context):
+        at = front.positions
+        known = None if given is None else at.take(given, plan.lag)
+        drawn = at.take(uniform, plan.lag)
+        if plan.input_lag:
+            logits = drawing.logits(at.take(x, plan.input_lag), here)
+            at.put(x, drawing.values(logits, drawn, known), plan.lag)
+        else:
+            # The model looks at the channels of a pixel that are known: one pass for each that is not.
+            for channel in range(x.shape[1]):
+                logits = drawing.logits(at.take(x, 0), here)
+                at.put(x[:, channel : channel + 1], drawing.channel(channel, logits, drawn, known), plan.lag)
+                front.again()
+            # And one that remembers the last.
+            drawing.logits(at.take(x, 0), here)
+        done += len(x) * at.count(plan.lag)
         drawing.progress(done)
     samples.copy_(x)
 
@@ -206,7 +251,26 @@ def _rows_outermost(images: Tensor) -> Tensor:
     return images.permute(2, 3, 0, 1).clone(memory_format=torch.contiguous_format).permute(2, 3, 0, 1)
 
 
-def _plan(model: nn.Module, labels: Tensor | None) -> Schedule | None:
+def schedule_of(model: nn.Module, context: Context | None = None) -> Plan:
+    """The way over an image for a model: its output sees the pixels before its own, and maybe channels before its own.
+
+    Row by row if a layer looks to the right of what is known, along a slope otherwise: docs/log.md has both measured.
+
+    Raises:
+        CausalityError: it has none.
+    """
+    channels = model.image_shape[0]
+    # That it sees no later channels of its own pixel cannot be told from lags; zoo check measures it.
+    for lag in (1,) if channels == 1 else (1, 0):
+        with suppress(CausalityError):
+            rows = rowwise.schedule(model, channels, context=context, lag=lag)
+            if any(read.output_lag == rowwise.ROWS for read in rows.reads):
+                return rows
+            return wavefront.schedule(model, channels, context=context, lag=lag)
+    return wavefront.schedule(model, channels, context=context)
+
+
+def _plan(model: nn.Module, context: Context) -> Plan | None:
     """The model's schedule, found once and kept with the model for as long as it is built the same; None if none is."""
     # Other layers, taps or settings may make another schedule.
     built = [
@@ -220,7 +284,7 @@ def _plan(model: nn.Module, labels: Tensor | None) -> Schedule | None:
     known, plan = vars(model).get(KEPT, (None, None))
     if known != built:
         try:
-            plan = schedule(model, model.image_shape[0], labels=None if labels is None else labels[:1])
+            plan = schedule_of(model, context)
         except CausalityError as error:
             warnings.warn(f"sampling pixel by pixel, which is slow: {error}", stacklevel=3)
             return None
@@ -228,7 +292,7 @@ def _plan(model: nn.Module, labels: Tensor | None) -> Schedule | None:
     return plan
 
 
-def _batch_size(model: nn.Module, plan: Schedule | None, images: int, memory: int | None) -> int:
+def _batch_size(model: nn.Module, plan: Plan | None, images: int, memory: int | None, copies: int) -> int:
     """As many images as the bound allows, at least one, and equally many each time."""
     if plan is None:
         return NAIVE_BATCH
@@ -236,7 +300,7 @@ def _batch_size(model: nn.Module, plan: Schedule | None, images: int, memory: in
     outputs = model.likelihood.output_channels(model.image_shape[0])
     if memory is None:
         memory = MEMORY_ON_CPU if parameter.device.type == "cpu" else MEMORY_ELSEWHERE
-    most = max(1, memory // plan.bytes_per_image(model.image_shape, parameter.element_size(), outputs))
+    most = max(1, memory // copies // plan.bytes_per_image(model.image_shape, parameter.element_size(), outputs))
     return math.ceil(images / math.ceil(images / most))
 
 
@@ -265,9 +329,10 @@ def verify(
     model: nn.Module,
     x: Tensor,
     *,
-    labels: Tensor | None = None,
+    context: Context | None = None,
     seed: int = 0,
     temperature: float = 1.0,
+    guidance: float = 1.0,
     given: Tensor | None = None,
     batch_size: int = 64,
 ) -> Verification:
@@ -285,9 +350,9 @@ def verify(
         for first in range(0, len(x), batch_size):
             part = slice(first, first + batch_size)
             seen = x[part].to(parameter, memory_format=torch.channels_last)
-            context = Context(labels=None if labels is None else labels[part])
+            condition = _guided((context or Context()).each(lambda whole, part=part: whole[part]), guidance)
             uniform = noise(seed, first, len(seen), model.image_shape).to(parameter.device)
-            again, margin = model.likelihood.quantile(model(seen, context) / temperature, uniform)
+            again, margin = model.likelihood.quantile(_logits(model, seen, condition, guidance, temperature), uniform)
             undecided = margin <= tolerance
             if given is not None:
                 known = given.expand_as(x)[part].to(seen)

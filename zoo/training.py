@@ -24,17 +24,17 @@ from torch.optim.swa_utils import AveragedModel
 import zoo
 from zoo import folder, pictures
 from zoo.card import card
-from zoo.causal import Context
+from zoo.causal import Context, nothing
 from zoo.checkpoint import Run, restore, save_checkpoint
 from zoo.data import ImageSet, to_grid
 from zoo.errors import FailedError
-from zoo.evaluation import Result, check_fit, evaluate
+from zoo.evaluation import DRAWS, Result, check_fit, condition, evaluate
 from zoo.files import write_text
 from zoo.models import PixelModel
 from zoo.recipe import Recipe, dump_recipe
 from zoo.registry import DATA, MODELS
 from zoo.run_folder import METRICS, opened, trim_metrics
-from zoo.sampling import share_labels
+from zoo.sampling import share
 from zoo.signals import Stopped, collected_signals
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -83,8 +83,7 @@ def train(
         TrainingError: the loss is no longer finite; the last good checkpoint is kept.
         Stopped: SIGINT or SIGTERM came; the run is saved.
     """
-    data = DATA.get(recipe.data.name)
-    train_set, validation_set, test_set = (data(split, data_dir) for split in ("train", "validation", "test"))
+    train_set, validation_set, test_set = (_data(recipe, split, data_dir) for split in ("train", "validation", "test"))
     run, commit = begin(recipe), _commit()
     for part in (train_set, validation_set, test_set):
         check_fit(run.model, part)
@@ -104,7 +103,7 @@ def train(
 
 def dry_run(recipe: Recipe, data_dir: Path | None = None) -> dict[str, Any]:
     """Build everything, train one batch (twice, to time the second), and tell what the whole training would take."""
-    data = DATA.get(recipe.data.name)("train", data_dir).to(_device())
+    data = _data(recipe, "train", data_dir).to(_device())
     run = begin(recipe)
     check_fit(run.model, data)
     batch = torch.arange(min(recipe.training.batch_size, len(data)))
@@ -169,12 +168,12 @@ def step(recipe: Recipe, run: Run, data: ImageSet, batch: Tensor, steps: float) 
     # The one source of randomness of a step: nothing needs to be remembered to repeat it.
     torch.manual_seed(_seed(recipe.seed, 1, run.step))
     x = to_grid(data.images[batch], recipe.data.protocol)
-    labels = data.labels[batch] if model.num_classes is not None else None
+    context = dropped(Context(**condition(model, data, batch)), model.condition_dropout)
     precision = _precision(recipe.training.precision, device)
     autocast = torch.autocast(device.type, precision) if precision != torch.float32 else nullcontext()
     model.train()
     with autocast:
-        logits = model(x, Context(labels=labels))
+        logits = model(x, context)
     loss = -model.likelihood.log_prob(logits.float(), x).mean()
     run.optimizer.zero_grad()
     loss.backward()
@@ -192,6 +191,19 @@ def step(recipe: Recipe, run: Run, data: ImageSet, batch: Tensor, steps: float) 
     run.step += 1
     run.average.update_parameters(model)
     return nats
+
+
+def dropped(context: Context, share: float) -> Context:
+    """The condition of a batch, without that of so many images, drawn at random; all its parts go together."""
+    given = next((part for part in (context.labels, context.vectors, context.maps) if part is not None), None)
+    if not share or given is None:
+        return context
+    drop = torch.rand(len(given)).to(given.device) < share
+
+    def change(part: Tensor) -> Tensor:
+        return torch.where(drop.view(-1, *[1] * (part.ndim - 1)), nothing(part), part)
+
+    return context.each(change)
 
 
 def _loop(
@@ -230,7 +242,7 @@ def _loop(
 
 def _end_epoch(recipe: Recipe, run: Run, epoch: int, train_nats: float, validation_set: ImageSet, output: Path) -> None:
     """A line of metrics and a grid of samples, both of the averaged weights."""
-    result = _evaluate(recipe, run, "validation", validation_set)
+    result = _evaluate(recipe, run, "validation", validation_set, draws=1)
     line = {
         "epoch": epoch,
         "step": run.step,
@@ -241,17 +253,24 @@ def _end_epoch(recipe: Recipe, run: Run, epoch: int, train_nats: float, validati
     }
     with (output / METRICS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
-    _preview(run, output / "previews" / f"epoch-{epoch:04d}.png")
+    _preview(run, validation_set, output / "previews" / f"epoch-{epoch:04d}.png")
 
 
-def _evaluate(recipe: Recipe, run: Run, split: str, data: ImageSet) -> Result:
-    return evaluate(run.average.module, data, dataset=recipe.data.name, split=split, protocol=recipe.data.protocol)
+def _evaluate(recipe: Recipe, run: Run, split: str, data: ImageSet, draws: int) -> Result:
+    model, protocol = run.average.module, recipe.data.protocol
+    return evaluate(model, data, dataset=recipe.data.name, split=split, protocol=protocol, draws=draws)
 
 
-def _preview(run: Run, path: Path) -> None:
+def _preview(run: Run, validation_set: ImageSet, path: Path) -> None:
+    """A grid of samples: of all classes, or of the conditions of the first validation images."""
     model = run.average.module
-    labels = None if model.num_classes is None else share_labels(range(model.num_classes), 100)
-    pictures.save_grid(model.sample(100, labels), path, labels=labels)
+    images = min(100, len(validation_set)) if model.vector_size or model.map_channels else 100
+    given = condition(model, validation_set, slice(images))
+    labels = None
+    if given.keys() == {"labels"}:
+        labels = share(range(model.num_classes), images)
+        given = {"labels": labels}
+    pictures.save_grid(model.sample(images, **given), path, labels=labels)
 
 
 def _publish(
@@ -265,15 +284,19 @@ def _publish(
 ) -> dict[str, Any]:
     """Make the run folder a model folder; ``config.json``, written last, completes it."""
     model = run.average.module
-    results = [_evaluate(recipe, run, *part) for part in (("validation", validation_set), ("test", test_set))]
+    parts = {"validation": validation_set, "test": test_set}
+    results = [_evaluate(recipe, run, split, data, DRAWS) for split, data in parts.items()]
     device = next(model.parameters()).device
     config = {
         "name": recipe.name,
         "architecture": recipe.model.name,
         "model_args": recipe.model.arguments,
-        "conditional": model.num_classes is not None,
+        "conditional": model.conditional,
         "num_classes": model.num_classes,
+        "vector_size": model.vector_size,
+        "map_channels": model.map_channels,
         "dataset": recipe.data.name,
+        "data_args": recipe.data.arguments,
         "protocol": recipe.data.protocol,
         "parameters": folder.count_parameters(model),
         "results": [asdict(result) for result in results],
@@ -290,7 +313,7 @@ def _publish(
             "torch": torch.__version__,
         },
     }
-    _preview(run, output / "samples.png")
+    _preview(run, validation_set, output / "samples.png")
     write_text(output / "README.md", card(config, dump_recipe(recipe)))
     return folder.save(model, output, config)
 
@@ -317,6 +340,10 @@ def _commit() -> str | None:
         return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or None
     except OSError:  # no git here
         return None
+
+
+def _data(recipe: Recipe, split: str, data_dir: Path | None) -> ImageSet:
+    return DATA.build({"name": recipe.data.name, **recipe.data.arguments}, split, data_dir)
 
 
 def _schedule(step: int, warmup: int, steps: float) -> float:

@@ -1,6 +1,6 @@
 """What a data set is, and the protocols that turn its bytes into the values a model takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -20,19 +20,23 @@ class ImageSet:
         images: (N, C, H, W) uint8.
         labels: (N,) int64, or None.
         num_classes: how many classes the labels name, or None.
+        vectors: (N, D) float32, an embedding of each image, or None.
+        maps: (N, K, H, W) float32, or None.
     """
 
     images: Tensor
     labels: Tensor | None = None
     num_classes: int | None = None
+    vectors: Tensor | None = None
+    maps: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def to(self, device: torch.device) -> "ImageSet":
         """The same, in the memory of a device."""
-        labels = None if self.labels is None else self.labels.to(device)
-        return ImageSet(self.images.to(device), labels, self.num_classes)
+        parts = {name: getattr(self, name) for name in ("images", "labels", "vectors", "maps")}
+        return replace(self, **{name: None if part is None else part.to(device) for name, part in parts.items()})
 
 
 def levels_of(protocol: str) -> int:

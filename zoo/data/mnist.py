@@ -2,14 +2,10 @@
 
 import gzip
 import hashlib
-import os
 from pathlib import Path
 
-import torch
-from platformdirs import user_cache_path
-
+from zoo.data import _idx
 from zoo.data._images import ImageSet
-from zoo.errors import FailedError, RequestError
 from zoo.files import writing
 
 # MD5 of the unpacked files.
@@ -20,7 +16,6 @@ FILES = {
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 PACKED = Path(__file__).parent / "files" / "mnist"
-TRAINING_IMAGES = 55_000
 
 
 def mnist(split: str = "train", data_dir: Path | None = None) -> ImageSet:
@@ -42,39 +37,10 @@ def mnist(split: str = "train", data_dir: Path | None = None) -> ImageSet:
         >>> mnist("validation").images.shape
         torch.Size([5000, 1, 28, 28])
     """
-    try:
-        from torchvision.datasets import MNIST
-    except RuntimeError as error:  # "operator torchvision::nms does not exist"
-        raise FailedError(
-            f"torchvision does not fit the installed torch {torch.__version__} ({error}); install both from the same "
-            "place: pip install --force-reinstall torch torchvision"
-        ) from None
-    if data_dir is None:
-        root = Path(os.environ.get("ZOO_CACHE") or user_cache_path("pixelzoo")) / "data"
-        _unpack(root / "MNIST" / "raw")
-    else:
-        root = Path(data_dir)
-        missing = [
-            str(root / "MNIST" / "raw" / name) for name in FILES if not (root / "MNIST" / "raw" / name).is_file()
-        ]
-        if missing:
-            raise RequestError(
-                f"no MNIST in {root}; missing {', '.join(missing)}; name a folder with MNIST/raw in torchvision's "
-                "layout, or leave out the data folder to use the packaged copy"
-            )
-    packaged = data_dir is not None or PACKED.is_dir()
-    try:
-        source = MNIST(root, train=split != "test", download=not packaged)
-    except (ValueError, RuntimeError, EOFError) as error:
-        raise FailedError(
-            f"MNIST in {root} cannot be read: {error}; copy it again, or leave out the data folder"
-        ) from None
-    part = {
-        "train": slice(TRAINING_IMAGES),
-        "validation": slice(TRAINING_IMAGES, None),
-        "test": slice(None),
-    }[split]
-    return ImageSet(source.data[part].unsqueeze(1), source.targets[part], num_classes=10)
+    if data_dir is not None:
+        return _idx.read("MNIST", split, Path(data_dir), download=False)
+    _unpack(_idx.cache() / "MNIST" / "raw")
+    return _idx.read("MNIST", split, _idx.cache(), download=not PACKED.is_dir())
 
 
 def _unpack(raw: Path) -> None:

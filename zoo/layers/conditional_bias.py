@@ -2,8 +2,9 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from zoo.causal import Context, Sequential
+from zoo.causal import Context
 
 
 class ConditionalBias(nn.Module):
@@ -12,7 +13,7 @@ class ConditionalBias(nn.Module):
     .. math:: z_{ij} = x_{ij} + V y, \qquad y \in \{0, 1\}^{K} \text{ one-hot}
 
     Maps (B, channels, H, W) to the same shape. V has no bias of its own: that is the convolution's. It starts at zero,
-    so that an untrained conditional model is the unconditional one.
+    so that an untrained conditional model is the unconditional one. The label -1 stands for no class: y = 0.
 
     Reference: van den Oord et al., Conditional Image Generation with PixelCNN Decoders, 2016, section 2.3.
     Deviation: added after any convolution, not only inside gates.
@@ -43,22 +44,11 @@ class ConditionalBias(nn.Module):
             raise ValueError("this layer is conditional and was given no labels; pass Context(labels=...)")
 
         def bias() -> Tensor:
-            return self.weight[context.labels][:, :, None, None].to(x.dtype)
+            # A row of zeros more, which is the last, that is -1.
+            return F.pad(self.weight, (0, 0, 0, 1))[context.labels][:, :, None, None].to(x.dtype)
 
         return x + (bias() if context.front is None else context.front.once(self, bias, context.labels))
 
     def extra_repr(self) -> str:
         """The constructor's arguments, as ``repr`` shows them."""
         return f"num_classes={self.num_classes}, channels={self.channels}"
-
-
-def conditional(convolution: nn.Conv2d, num_classes: int | None) -> nn.Module:
-    """The convolution, followed by a conditional bias if there are classes: W * x + b + V y.
-
-    Example:
-        >>> conditional(nn.Conv2d(4, 4, 1), num_classes=None)
-        Conv2d(4, 4, kernel_size=(1, 1), stride=(1, 1))
-    """
-    if num_classes is None:
-        return convolution
-    return Sequential(convolution, ConditionalBias(num_classes, convolution.out_channels))

@@ -1,13 +1,13 @@
 """PixelCNN, plain and conditional: a type-A masked convolution, then type-B blocks, then a head."""
 
 from itertools import cycle, islice
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from annotated_types import Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from torch import Tensor, nn
 
 from zoo.causal import Context, Sequential
-from zoo.layers.conditional_bias import conditional
+from zoo.layers._conditioned import conditioned
 from zoo.layers.masked_conv2d import MaskedConv2d
 from zoo.models._base import PixelModel
 from zoo.registry import LAYERS, LIKELIHOODS
@@ -20,22 +20,23 @@ class PixelCNN(PixelModel):
     r"""PixelCNN; with ``num_classes``, Conditional PixelCNN: W * x + b + V y after every convolution.
 
     Logits (B, likelihood.output_channels(C), H, W) for images (B, C, H, W); each depends on the pixels before it in
-    raster order only. Like every plain PixelCNN it has a blind spot to its upper right (``zoo check`` lists it).
+    raster order, and on the channels before it of its own pixel: R, then G given R, then B given R and G. Like every
+    plain PixelCNN it has a blind spot to its upper right (``zoo check`` lists it).
 
     Reference: van den Oord, Kalchbrenner and Kavukcuoglu, Pixel Recurrent Neural Networks, 2016, section 3; the
     condition after van den Oord et al., Conditional Image Generation with PixelCNN Decoders, 2016, section 2.3.
     Deviations: full-width residual blocks, dilated if asked for; the condition added to every convolution instead of
-    inside gates; the colour channels of one pixel are independent given the pixels before it.
+    inside gates.
 
     Args:
-        channels: of every hidden layer.
+        channels: of every hidden layer; a multiple of the image's channels.
         layers: how many blocks.
         kernel_size: of the type-A layer; odd.
         block: the slot for blocks: the name of a registered layer, or a mapping of ``name`` and its arguments.
         dilations: of the blocks, in turn; a block of your own must take ``dilation`` only if one is not 1.
-        likelihood: name of a registered likelihood.
+        likelihood: name of a registered likelihood, or a mapping of ``name`` and its arguments.
         image_shape: (C, H, W).
-        num_classes: of a conditional model, or None.
+        num_classes, vector_size, map_channels, condition_dropout: of a conditional model; see :class:`PixelModel`.
 
     Example:
         >>> import torch
@@ -54,23 +55,42 @@ class PixelCNN(PixelModel):
         kernel_size: Side = 7,
         block: str | dict[str, Any] = "residual-block",
         dilations: Annotated[tuple[Side, ...], MinLen(1)] = (1,),
-        likelihood: str = "bernoulli",
+        likelihood: str | dict[str, Any] = "bernoulli",
         image_shape: tuple[Side, Side, Side] = (1, 28, 28),
         num_classes: Positive | None = None,
+        vector_size: Positive | None = None,
+        map_channels: Positive | None = None,
+        condition_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
     ) -> None:
-        super().__init__(image_shape, LIKELIHOODS.build(likelihood), num_classes)
-        outputs = self.likelihood.output_channels(image_shape[0])
+        super().__init__(
+            image_shape,
+            LIKELIHOODS.build(likelihood),
+            num_classes,
+            vector_size=vector_size,
+            map_channels=map_channels,
+            condition_dropout=condition_dropout,
+        )
+        colors = image_shape[0]
+        outputs = self.likelihood.output_channels(colors)
+        # A block of your own need know only what its model uses.
+        beyond = {"vector_size": (vector_size, None), "map_channels": (map_channels, None), "colors": (colors, 1)}
+        used = {name: value for name, (value, unused) in beyond.items() if value != unused}
         blocks = []
         for dilation in islice(cycle(dilations), layers):
             dilated = {} if dilation == 1 else {"dilation": dilation}
-            blocks.append(LAYERS.build(block, channels, num_classes=num_classes, **dilated))
+            blocks.append(LAYERS.build(block, channels, num_classes=num_classes, **used, **dilated))
+
+        def convolution(mask_type: Literal["A", "B"], inputs: int, outputs: int, kernel_size: int) -> nn.Module:
+            conv = MaskedConv2d(mask_type, inputs, outputs, kernel_size, colors=colors)
+            return conditioned(conv, num_classes, vector_size, map_channels)
+
         self.net = Sequential(
-            conditional(MaskedConv2d("A", image_shape[0], channels, kernel_size), num_classes),
+            convolution("A", colors, channels, kernel_size),
             *blocks,
             nn.ReLU(),
-            conditional(MaskedConv2d("B", channels, channels, 1), num_classes),
+            convolution("B", channels, channels, 1),
             nn.ReLU(),
-            conditional(MaskedConv2d("B", channels, outputs, 1), num_classes),
+            convolution("B", channels, outputs, 1),
         )
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
