@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.causal import CausalityError, Context, Sequential, over_fronts, schedule
-from zoo.layers import ChannelNorm, MaskedConv2d
+from zoo import rowwise, wavefront
+from zoo.causal import CausalityError, Context, Sequential, over_fronts
+from zoo.layers import ChannelNorm, MapBias, MaskedConv2d, VerticalConv2d
+from zoo.wavefront import schedule
 
 
 class Taps(nn.Module):
@@ -46,12 +48,17 @@ class TwoStacks(nn.Module):
         return h
 
 
-def run_over_fronts(module, x):
-    plan = schedule(module, x.shape[1])
-    y = torch.zeros_like(module(x))
-    for context, front in over_fronts(plan, *x.shape[2:], Context()):
-        front.put(y, module(front.take(x, plan.input_lag), context), plan.lag)
+def run_over_fronts(module, x, way=wavefront, condition=None):
+    condition = condition or Context()
+    plan = way.schedule(module, x.shape[1], context=condition)
+    y = torch.zeros_like(module(x, condition))
+    for context, front in over_fronts(plan, *x.shape[2:], condition):
+        at = front.positions
+        at.put(y, module(at.take(x, plan.input_lag), context), plan.lag)
     return y
+
+
+WAYS = [wavefront, rowwise]
 
 
 def net(*layers):
@@ -73,16 +80,18 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("size", [(7, 9), (9, 4), (1, 5), (5, 1)])
-def test_front_by_front_is_all_at_once(case, size):
+@pytest.mark.parametrize("way", WAYS)
+def test_front_by_front_is_all_at_once(case, size, way):
     module, slope = CASES[case]
     assert schedule(module, 1).slope == slope
     x = torch.randn(3, 1, *size, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(run_over_fronts(module, x), module(x))
+        torch.testing.assert_close(run_over_fronts(module, x, way), module(x))
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("seed", range(40))
-def test_any_taps_of_any_image_size(seed):
+def test_any_taps_of_any_image_size(seed, way):
     # Taps that reach far in any direction, so that slopes exceed widths, cells are shared and rows end at odd times.
     generator = torch.Generator().manual_seed(seed)
 
@@ -97,7 +106,49 @@ def test_any_taps_of_any_image_size(seed):
     module = Sequential(*layers).double()
     x = torch.randn(2, 1, *numbers(1, 9, 2), dtype=torch.float64, generator=generator)
     with torch.no_grad():
-        torch.testing.assert_close(run_over_fronts(module, x), module(x))
+        torch.testing.assert_close(run_over_fronts(module, x, way), module(x))
+
+
+class ResidualStacks(nn.Module):
+    """A vertical stack with residuals and a condition, of any taps: what only runs row by row."""
+
+    def __init__(self, taps, shift):
+        super().__init__()
+        self.first, self.conditioned = VerticalConv2d(1, 2, (2, 5)), MapBias(3, 2)
+        nn.init.normal_(self.conditioned.weight)
+        self.vertical = nn.ModuleList(Taps(2, each) for each in taps)
+        self.shift = Taps(2, shift)
+        self.horizontal = MaskedConv2d("A", 1, 2, (1, 5))
+
+    def forward(self, x, context=None):
+        v = self.conditioned(self.first(x, context), context)
+        for vertical in self.vertical:
+            v = v + torch.tanh(vertical(v, context))
+        return torch.relu_(self.shift(v, context) + self.horizontal(x, context))
+
+
+@pytest.mark.parametrize("size", [(6, 5), (4, 1), (1, 4)])
+@pytest.mark.parametrize("shift", [((-1, 0),), ((-2, 3), (-1, -2), (-1, 7))])
+@pytest.mark.parametrize(
+    "taps",
+    [[((0, 1), (0, 0), (0, -1))], [((-2, 3), (0, 1), (-1, -1), (0, -6)), ((-1, 0), (0, 0))]],
+    ids=["in order", "to and fro"],
+)
+def test_row_by_row_is_all_at_once(taps, shift, size):
+    torch.manual_seed(0)
+    module = ResidualStacks(taps, shift).double()
+    x, maps = (torch.randn(3, channels, *size, dtype=torch.float64) for channels in (1, 3))
+    with torch.no_grad():
+        y = run_over_fronts(module, x, rowwise, Context(maps=maps))
+        torch.testing.assert_close(y, module(x, Context(maps=maps)))
+    with pytest.raises(CausalityError, match="no slope"):
+        schedule(module, 1, context=Context(maps=maps))
+
+
+def test_rows_run_once_a_row():
+    plan = rowwise.schedule(TwoStacks(3), 1)
+    assert plan.fronts(28, 28) == 784
+    assert [read.output_lag == rowwise.ROWS for read in plan.reads] == [False] + [True, False, False] * 3
 
 
 @pytest.mark.parametrize(
@@ -109,11 +160,23 @@ def test_any_taps_of_any_image_size(seed):
         (net(nn.AdaptiveAvgPool2d(1)), "must keep the positions"),
         (Sequential(Taps(1, ((1, 0),))), "none below"),
         (Sequential(Taps(1, ((0, 1),))), "sees its own pixel or a later one"),
+        (Sequential(VerticalConv2d(1, 1, 3)), "sees its own pixel or a later one"),
     ],
 )
-def test_what_is_not_causal_has_no_schedule(module, message):
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_not_causal_has_no_schedule(module, message, way):
     with pytest.raises(CausalityError, match=message):
-        schedule(module, 1)
+        way.schedule(module, 1)
+
+
+def test_streams_of_another_kind_do_not_meet():
+    class Unshifted(TwoStacks):
+        def forward(self, x, context=None):
+            return self.first(x, context) + self.vertical[0](x, context)
+
+    for way in WAYS:
+        with pytest.raises(CausalityError, match="streams that meet"):
+            way.schedule(Unshifted(1), 1)
 
 
 def test_a_dry_run_leaves_no_trace():

@@ -5,7 +5,7 @@ from torch import nn
 import zoo
 from zoo.causal import Sequential
 from zoo.checking import check, receptive_field
-from zoo.layers import MaskedConv2d
+from zoo.layers import GatedBlock, MaskedConv2d
 from zoo.registry import LAYERS, MODELS
 
 
@@ -24,7 +24,35 @@ def test_every_registered_model_passes(name):
     report = check(builder(**getattr(builder, "check_with", {})))
     assert report.causal
     assert report.verified
-    assert report.slope is not None
+    assert report.schedule is not None
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("conditions", [{}, {"num_classes": 3, "vector_size": 2, "map_channels": 2}])
+def test_every_model_orders_its_channels(name, conditions):
+    model = zoo.create(name, channels=6, layers=2, image_shape=(3, 7, 7), **conditions)
+    report = check(model)
+    assert report.causal
+    assert report.verified
+    # G sees R and B sees both, at their own pixel.
+    assert not [offset for offset in report.blind_spot if offset[:2] == (0, 0)]
+
+
+def test_the_gated_model_has_no_blind_spot_and_the_plain_one_does():
+    gated, plain = (check(zoo.create(f"{kind}pixelcnn", channels=4, layers=6)) for kind in ("gated-", ""))
+    assert gated.blind_spot == []
+    assert gated.schedule == "rowwise"
+    assert (-1, 4, 0) in plain.blind_spot
+    assert plain.schedule == "wavefront"
+    # The pixel that the best-known library's gated model cannot see, (13, 18) from (14, 14), at any depth.
+    model = zoo.create("gated-pixelcnn", channels=4, layers=1).double()
+    x = torch.rand(1, 1, 28, 28, dtype=torch.float64)
+    flipped = x.clone()
+    flipped[0, 0, 13, 18] = 1 - x[0, 0, 13, 18]
+    with torch.no_grad():
+        changed = (model(flipped) - model(x))[0, 0]
+    assert changed[14, 14] != 0
+    assert (changed.flatten()[: 13 * 28 + 19] == 0).all()
 
 
 @pytest.mark.parametrize("name", zoo.list_models("*mnist*"))
@@ -217,3 +245,58 @@ def test_a_layer_that_lays_out_its_output_otherwise():
             return x.mT.contiguous().mT
 
     assert check(Sequential(MaskedConv2d("B", 1, 2, 3), Columns()), (1, 8, 8), layer=True).verified
+
+
+class Colors(nn.Module):
+    """A student's model of colours: an output for each, of what its rule lets it see of its own pixel."""
+
+    def __init__(self, sees):
+        super().__init__()
+        self.past = Textbook("A", 3, 3, 3)
+        self.own = nn.Parameter(torch.randn(3, 3))
+        self.sees = torch.tensor(sees)
+
+    def forward(self, x):
+        return self.past(x) + torch.einsum("oc,bcij->boij", self.own * self.sees, x)
+
+
+@pytest.mark.parametrize(
+    ("sees", "leaks"),
+    [
+        ([[0, 0, 0], [1, 0, 0], [1, 1, 0]], []),
+        ([[0, 0, 0], [0, 0, 0], [0, 0, 0]], []),
+        ([[0, 0, 0], [0, 1, 0], [0, 0, 0]], [(0, 0, 0)]),
+        ([[0, 0, 1], [0, 0, 0], [0, 0, 0]], [(0, 0, 2)]),
+        ([[0, 0, 0], [0, 0, 1], [0, 0, 0]], [(0, 0, 1)]),
+    ],
+)
+def test_the_order_of_channels(sees, leaks):
+    report = check(Colors(sees), (3, 8, 8))
+    assert report.leaks == leaks
+    assert report.causal == (not leaks)
+    unseen = {(0, 0, -1), (0, 0, -2)} & set(report.blind_spot)
+    assert bool(unseen) == (sees[2] != [1, 1, 0])
+
+
+def test_a_layer_that_breaks_the_order_of_colors_is_named():
+    class Mixes(nn.Conv2d):
+        colors = 3
+
+    report = check(Mixes(6, 6, 1), layer=True)
+    assert (0, 0, 4) in report.leaks
+    assert not [offset for offset in report.leaks if offset[2] < 2]
+
+
+class Unshifted(GatedBlock):
+    """Joins the vertical stack without shifting it down: the right of the row is seen."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.shift = nn.Identity()
+
+
+def test_a_block_of_streams_is_checked():
+    assert check(GatedBlock(3, dilation=2), layer=True).causal
+    report = check(Unshifted(3), layer=True)
+    assert not report.causal
+    assert (0, 1, 0) in report.leaks

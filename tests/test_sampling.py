@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.causal import Context, Sequential, over_fronts, schedule
-from zoo.layers import ConditionalBias, MaskedConv2d, ResidualBlock
+from zoo import rowwise, wavefront
+from zoo.causal import Context, Sequential, over_fronts
+from zoo.layers import ConditionalBias, GatedBlock, MaskedConv2d, ResidualBlock
 from zoo.likelihoods.bernoulli import Bernoulli
 from zoo.models import PixelModel
 from zoo.registry import MODELS
 from zoo.sampling import noise, sample, verify
+from zoo.wavefront import schedule
 
 LABELS = torch.arange(256) % 10
 
@@ -26,15 +28,95 @@ def small(**arguments):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 3, 9), (1, 6, 2), (3, 5, 5)])
-def test_fast_is_naive_pixel_for_pixel(dtype, shape):
+@pytest.mark.parametrize("name", ["pixelcnn", "gated-pixelcnn"])
+def test_fast_is_naive_pixel_for_pixel(name, dtype, shape):
     torch.manual_seed(2)
-    model = zoo.create("pixelcnn", channels=8, layers=3, image_shape=shape, num_classes=10).to(dtype)
+    model = zoo.create(name, channels=6, layers=3, image_shape=shape, num_classes=10).to(dtype)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.4)
-    labels = LABELS[:40]
-    fast = sample(model, 40, labels=labels, seed=3)
+    context = Context(labels=LABELS[:40])
+    fast = sample(model, 40, context=context, seed=3)
     assert 0.05 < fast.mean() < 0.95
-    assert torch.equal(fast, sample(model, 40, labels=labels, seed=3, sampler="naive"))
+    assert torch.equal(fast, sample(model, 40, context=context, seed=3, sampler="naive"))
+
+
+class Wavelike(nn.Module):
+    """A gated block whose vertical stack has no residual, so that it runs along a slope as well."""
+
+    def __init__(self, channels, num_classes=None, colors=1):
+        super().__init__()
+        self.block = GatedBlock(channels, num_classes=num_classes, colors=colors)
+
+    def forward(self, v, h, s, context=None):
+        after, h, s = self.block(v, h, s, context)
+        return after - v, h, s
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 5)])
+@pytest.mark.parametrize("way", [wavefront, rowwise])
+def test_along_a_slope_or_row_by_row(shape, way):
+    torch.manual_seed(2)
+    model = zoo.create("gated-pixelcnn", channels=6, layers=1, image_shape=shape).double()
+    model.blocks = nn.ModuleList(Wavelike(6, colors=shape[0]) for _ in range(3))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    lag = 1 if shape[0] == 1 else 0
+    plan = way.schedule(model, shape[0], lag=lag)
+    x = sample(model, 30, seed=1)
+    y, seen = torch.zeros_like(x), torch.zeros_like(x)
+    # The same draws, by way of either: what is drawn is looked up, so that only the logits are at stake.
+    with torch.no_grad():
+        for here, front in over_fronts(plan, *shape[1:], Context()):
+            at = front.positions
+            for channel in range(shape[0]):
+                part = slice(channel, channel + 1)
+                at.put(y[:, part], model(at.take(seen, lag), here)[:, part], 0)
+                at.put(seen[:, part], at.take(x[:, part], 0), 0)
+                front.again()
+            if lag == 0:
+                model(at.take(seen, 0), here)
+        torch.testing.assert_close(y, model(x))
+
+
+@pytest.mark.parametrize("name", ["pixelcnn", "gated-pixelcnn"])
+@pytest.mark.parametrize("shape", [(1, 6, 7), (3, 5, 4)])
+def test_every_condition_and_level(name, shape):
+    torch.manual_seed(4)
+    conditions = {"num_classes": 4, "vector_size": 3, "map_channels": 2, "condition_dropout": 0.1}
+    model = zoo.create(name, channels=6, layers=2, image_shape=shape, **conditions, likelihood="categorical").double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    given = {"labels": LABELS[:12] % 4, "vectors": torch.randn(12, 3), "maps": torch.randn(12, 2, *shape[1:])}
+    x = model.sample(12, **given, seed=5, batch_size=5)
+    assert len(x.unique()) > 50
+    assert torch.equal(x, model.sample(12, **given, seed=5, sampler="naive"))
+    assert verify(model, x, context=model.condition(12, **given), seed=5).verified
+    for name in given:
+        other = given | {name: given[name].flip(0)}
+        assert not torch.equal(x, model.sample(12, **other, seed=5))
+        assert not verify(model, x, context=model.condition(12, **other), seed=5).verified
+    exaggerated = model.sample(12, **given, seed=5, guidance=2.5, batch_size=5)
+    assert not torch.equal(x, exaggerated)
+    assert torch.equal(exaggerated, model.sample(12, **given, seed=5, guidance=2.5, sampler="naive"))
+    assert verify(model, exaggerated, context=model.condition(12, **given), seed=5, guidance=2.5).verified
+    # Guidance 0 is no condition at all.
+    assert torch.equal(model.sample(12, **given, seed=5, guidance=0), model.sample(12, seed=5))
+
+
+def test_guidance_needs_a_model_that_knows_what_no_condition_is():
+    with pytest.raises(ValueError, match=r"guidance is 2.0.*condition_dropout"):
+        small(num_classes=10).sample(1, 3, guidance=2.0)
+
+
+def test_guidance_moves_the_logits_away_from_those_without_a_condition():
+    model = small(num_classes=10, condition_dropout=0.5).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    x = model.sample(64, 3, seed=0, guidance=3.0)
+    with torch.no_grad():
+        plain, conditional = model(x, model.condition(64)), model(x, model.condition(64, 3))
+    expected, _ = model.likelihood.quantile(plain + 3 * (conditional - plain), noise(0, 0, 64, (1, 8, 8)))
+    assert torch.equal(x, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -43,7 +125,7 @@ def test_256_samples_of_every_trained_model_are_verified(name, dtype):
     model = zoo.load(name).to(dtype)
     labels = LABELS if model.num_classes else None
     x = model.sample(256, labels, seed=0)
-    report = verify(model, x, labels=labels, seed=0)
+    report = verify(model, x, context=Context(labels=labels), seed=0)
     assert report.verified
     assert report.values == 256 * math.prod(model.image_shape)
     assert report.near < 20
@@ -54,7 +136,7 @@ def test_every_architecture_samples_over_fronts(name, recwarn):
     builder = MODELS.get(name)
     model = builder(**getattr(builder, "check_with", {}))
     labels = LABELS[:2] if model.num_classes else None
-    assert verify(model, model.sample(2, labels, seed=5), labels=labels, seed=5).verified
+    assert verify(model, model.sample(2, labels, seed=5), context=Context(labels=labels), seed=5).verified
     assert not recwarn.list
 
 
@@ -76,7 +158,7 @@ def test_every_batch_and_chunk_size_is_verified(name, images, batch_size, dtype)
     model = zoo.load(name).to(dtype)
     labels = LABELS[:images] if model.num_classes else None
     x = model.sample(images, labels, seed=6, batch_size=batch_size)
-    assert verify(model, x, labels=labels, seed=6).verified
+    assert verify(model, x, context=Context(labels=labels), seed=6).verified
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
@@ -105,8 +187,8 @@ def test_fronts_hold_no_more_than_the_schedule_says():
     x = torch.zeros(3, 1, 8, 8)
     with torch.no_grad():
         for context, front in over_fronts(plan, 8, 8, Context()):
-            model(front.take(x, 1), context)
-            held = sum(band.memory.nbytes for band in front._bands if band is not None)
+            model(front.positions.take(x, 1), context)
+            held = sum(band.memory.nbytes for band in front.positions._bands if band is not None)
     assert 0 < held <= 3 * plan.bytes_per_image(model.image_shape, 4)
 
 
@@ -144,8 +226,8 @@ def test_given_pixels_are_kept_and_the_rest_drawn():
     assert torch.equal(x[known].float(), given[known])
     assert 0.05 < x[~known].mean() < 0.95
     assert torch.equal(x, model.sample(30, labels, seed=2, given=given, sampler="naive"))
-    assert verify(model, x, labels=labels, seed=2, given=given).verified
-    assert not verify(model, 1 - x, labels=labels, seed=2, given=given).verified
+    assert verify(model, x, context=Context(labels=labels), seed=2, given=given).verified
+    assert not verify(model, 1 - x, context=Context(labels=labels), seed=2, given=given).verified
     # What is given changes what follows it, and nothing before it.
     below = torch.full((2, 8, 8), torch.nan)
     below[:, 4:] = 1
@@ -212,7 +294,7 @@ def test_what_is_prepared_once_depends_on_the_labels():
     assert torch.equal(model.sample(30, labels), model.sample(30, labels, sampler="naive"))
     # Another path of the same layers, another schedule.
     model.far = True
-    assert verify(model, model.sample(30, labels), labels=labels).verified
+    assert verify(model, model.sample(30, labels), context=Context(labels=labels)).verified
 
 
 def test_a_sampled_model_is_freed_at_once():

@@ -66,7 +66,7 @@ class GatedBlock(nn.Module):
         self.channels, self.colors = channels, colors
         wide = vertical_channels or channels
         condition = (num_classes, vector_size, map_channels)
-        self.vertical = conditioned(VerticalConv2d(wide, 2 * wide, kernel_size, dilation=(dilation, 1)), *condition)
+        self.vertical = conditioned(VerticalConv2d(wide, 2 * wide, kernel_size, dilation=dilation), *condition)
         self.vertical_gate = GatedActivation()
         self.shift = ShiftDown()
         self.join = nn.Conv2d(wide, 2 * channels, 1, bias=False)
