@@ -76,7 +76,7 @@ def measure(model: PixelModel, batch: int, rounds: int, passes: int) -> dict[str
     seconds = alternate(sides, rounds)
     pixels = model.image_shape[1] * model.image_shape[2]
     naive_seconds = seconds["naive"] * pixels / passes
-    labels = labels_for(model, batch)
+    context = Context(labels=labels_for(model, batch))
     return {
         "naive_seconds": naive_seconds,
         "fast_seconds": seconds["fast"],
@@ -84,7 +84,7 @@ def measure(model: PixelModel, batch: int, rounds: int, passes: int) -> dict[str
         "own_forward_seconds": seconds["own_forward"],
         "speedup": naive_seconds / seconds["fast"],
         "fast_over_forward": seconds["fast"] / seconds["forward"],
-        "verified": verify(model, sides["fast"](), labels=labels).verified,
+        "verified": verify(model, sides["fast"](), context=context).verified,
         "textbook_layout": layout,
         "textbook_passes_timed": rounds * passes,
     }

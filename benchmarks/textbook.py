@@ -44,8 +44,8 @@ def to_train(model: PixelModel) -> PixelModel:
 def draw_pixel(model: PixelModel, x: Tensor, position: int, context: Context) -> None:
     """One of the passes of the textbook sampler: all logits of all images, of which one pixel is used."""
     row, column = divmod(position, x.shape[3])
-    logits = model(x, context)[:, :, row, column]
-    x[:, :, row, column] = torch.bernoulli(torch.sigmoid(logits)).to(x.dtype)
+    at = (slice(None), slice(None), slice(row, row + 1), slice(column, column + 1))
+    x[at] = model.likelihood.quantile(model(x, context)[at], torch.rand(x[at].shape))[0]
 
 
 def _plain(layer: MaskedConv2d) -> nn.Conv2d:

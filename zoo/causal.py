@@ -6,10 +6,10 @@ neighbours, stacked as channels, or ``context.front.linear`` for a matrix times 
 norms over channels, residuals, 1x1 convolutions) runs both ways unchanged: a front's tensor is (B, C, 1, P), an image
 one pixel high.
 
-Which positions a front holds, and how far each tensor is behind them, its *lag*, is not written anywhere: it follows from
-the taps, by running the model's own forward once, dry, on tensors that carry a lag. Taps look up or sideways, never down;
-where no lags fit, the output sees itself or the future, so lags that fit are a proof of causality. There are two ways
-to go over an image: :mod:`zoo.wavefront` along a slope, and :mod:`zoo.rowwise` row by row.
+Which positions a front holds, and how far each tensor is behind them, its *lag*, is not written anywhere: it follows
+from the taps, by running the model's own forward once, dry, on tensors that carry a lag. Taps look up or sideways,
+never down; where no lags fit, the output sees itself or the future, so lags that fit are a proof of causality. There
+are two ways to go over an image: :mod:`zoo.wavefront`, along a slope, and :mod:`zoo.rowwise`, row by row.
 """
 
 import inspect

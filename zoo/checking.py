@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from zoo import wavefront
+from zoo import rowwise, wavefront
 from zoo.causal import CausalityError, Context, Plan, call, over_fronts, takes_context
 from zoo.errors import RequestError
 from zoo.sampling import sample, schedule_of, verify
@@ -93,16 +93,27 @@ class _Rule:
         )
 
 
+class _WholeRow(nn.Module):
+    """The input as a stream that sees whole rows holds it: known when the row is."""
+
+    taps = ((0, 1), (0, 0))
+
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+        front = None if context is None else context.front
+        return x if front is None else front.gather(self, x).chunk(2, 1)[1]
+
+
 class _OneStream(nn.Module):
     """A block of several streams, each with the same input; what follows the first, side by side, is its output."""
 
     def __init__(self, block: nn.Module, streams: int) -> None:
         super().__init__()
-        self.block, self.streams = block, streams
+        self.block, self.streams, self.whole_row = block, streams, _WholeRow()
         self.colors = getattr(block, "colors", 1)
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
-        return torch.cat(self.block(*[x] * self.streams, context=context)[1:], 1)
+        streams = [self.whole_row(x, context), *[x] * (self.streams - 1)]
+        return torch.cat(self.block(*streams, context=context)[1:], 1)
 
 
 def check(module: nn.Module, image_shape: Sequence[int] | None = None, *, layer: bool = False) -> CheckReport:
@@ -408,6 +419,8 @@ def _over_fronts(
     try:
         if is_model:
             plan = schedule_of(jittered, context)
+        elif isinstance(jittered, _OneStream):
+            plan = rowwise.schedule(jittered, shape[0], context=context, lag=0)
         else:
             plan = wavefront.schedule(jittered, shape[0], context=context, lag=0 if layer else 1, output_may_lag=layer)
     except CausalityError as error:

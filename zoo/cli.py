@@ -428,6 +428,7 @@ def sample_command(
     config = catalog.describe(place)
     known = None if given is None else _given(given, config, images, keep)
     chosen = _condition(loaded, config, images, labels, vectors, condition or given)
+    context = loaded.condition(images, **chosen)
     began = time.perf_counter()
     with _bar("sampling pixels") as progress:
         x = loaded.sample(
@@ -446,9 +447,9 @@ def sample_command(
     seconds = time.perf_counter() - began
     verdict = None
     if verifying:
-        context = loaded.condition(images, **chosen)
         verdict = verify(loaded, x, context=context, seed=seed, temperature=temperature, guidance=guidance, given=known)
-    shown = chosen["labels"].tolist() if "labels" in chosen else None
+    told = {name: part for name in ("labels", "vectors", "maps") if (part := getattr(context, name)) is not None}
+    shown = told["labels"].tolist() if "labels" in told else None
     columns = 10 if images % 10 == 0 or images > 100 else max(1, round(images**0.5))
     if output.suffix == ".png":
         pictures.save_grid(x, output, columns=columns, labels=shown)
@@ -457,7 +458,7 @@ def sample_command(
     else:
         from zoo.files import save_tensors
 
-        save_tensors({"images": x, **chosen}, output)
+        save_tensors({"images": x, **told}, output)
     if as_json:
         found = {} if verdict is None else asdict(verdict) | {"verified": verdict.verified}
         _print_json({"images": images, "seconds": seconds, "path": str(output)} | found)
@@ -503,15 +504,13 @@ def _condition(
     model: Any, config: dict[str, Any], images: int, labels: str | None, vectors: Sequence[str], source: str | None
 ) -> dict[str, Any]:
     """The labels, vectors and maps to sample with: as told, of the source, or by default all classes or of test."""
-    import torch
-
     from zoo.sampling import share
 
-    told = {}
+    told: dict[str, Any] = {}
     if labels is not None:
-        told["labels"] = torch.tensor(share(_numbers("--labels", labels, int), images))
+        told["labels"] = share(_numbers("--labels", labels, int), images)
     if vectors:
-        told["vectors"] = torch.tensor(share([_numbers("--vector", vector, float) for vector in vectors], images))
+        told["vectors"] = share([_numbers("--vector", vector, float) for vector in vectors], images)
     sizes = {"labels": model.num_classes, "vectors": model.vector_size, "maps": model.map_channels}
     wanted = [name for name, size in sizes.items() if size is not None and name not in told]
     found = {}
@@ -528,7 +527,7 @@ def _condition(
         if part is not None:
             told[name] = part[:images]
         elif name == "labels":
-            told[name] = torch.tensor(share(range(model.num_classes), images))
+            told[name] = share(range(model.num_classes), images)
         else:
             raise RequestError(
                 f"{source} has no {name}; name what has with --condition, a split or a .safetensors file"

@@ -1,13 +1,13 @@
 """Row by row: layers that see whole rows run once a row, all others pixel by pixel.
 
-A tensor is of pixels or of rows. One of pixels, of lag l, holds in front t = i W + j the pixel that comes l before (i, j) in
-raster order: the input, the pixels drawn last, lags by 1. One of rows holds in front (i, 0) the whole row i - 1, from right
-to left, and in all other fronts nothing of interest (a single zero, since layers do not like empty images). A leaf of
-pixels whose taps look to the right of what is known gives rows; a leaf of rows gives rows, or pixels again where all of its
-taps lie above. Pointwise work keeps the kind; tensors that meet must be of one kind and lag.
+A tensor is of pixels or of rows. One of pixels, of lag l, holds in front t = i W + j the pixel that comes l before
+(i, j) in raster order: the input, the pixels drawn last, lags by 1. One of rows holds in front (i, 0) the whole row
+i - 1, from right to left, and in all other fronts nothing of interest (a zero, since layers do not like empty images).
+A leaf of pixels whose taps look to the right of what is known gives rows; a leaf of rows gives rows, or pixels again
+where all of its taps lie above. Pointwise work keeps the kind; tensors that meet must be of one kind and lag.
 
-A two-stack model takes H W fronts this way, however far its vertical stack sees to the right, and its vertical stack runs
-in one matrix product a row; the slope of :mod:`zoo.wavefront` grows with every pixel to the right.
+A two-stack model takes H W fronts this way, however far its vertical stack sees to the right, and its vertical stack
+runs in one matrix product a row; the slope of :mod:`zoo.wavefront` grows with every pixel to the right.
 """
 
 from collections.abc import Sequence
@@ -88,8 +88,8 @@ def schedule(module: nn.Module, channels: int, *, context: Context | None = None
         output_lag = None
     if output_lag != 0:
         raise CausalityError(
-            f"{title(module)} cannot run row by row: its output sees its own pixel or a later one, or streams that meet "
-            "are not of one kind; begin with a type-A mask, and shift a vertical stream down before it joins"
+            f"{title(module)} cannot run row by row: its output sees its own pixel or a later one, or streams that "
+            "meet are not of one kind; begin with a type-A mask, and shift a vertical stream down before it joins"
         )
     return Schedule(tuple(front.reads), lag)
 
@@ -130,7 +130,7 @@ class Rowwise:
             self.row, self.column = self.row + 1, 0
 
     def take(self, images: Tensor, lag: int) -> Tensor:
-        """What images (B, C, H, W) hold at this front's positions: (B, C, 1, 1), or a row (B, C, 1, W) from the right."""
+        """What images (B, C, H, W) hold here: a pixel (B, C, 1, 1), or a row (B, C, 1, W) from right to left."""
         if lag == ROWS:
             if self._row_ends:
                 return images[:, :, self.row - 1 : self.row].flip(3)
@@ -182,8 +182,8 @@ class Rowwise:
 class _Rows:
     """The last few rows of one leaf's input, each from right to left, between margins of zeros.
 
-    Row i lies in place i modulo their number. Above the image are rows that are zero because nothing was written there yet.
-    Columns from right to left, as taps are declared, so that the taps of a row are one view.
+    Row i lies in place i modulo their number. Above the image are rows that are zero, since nothing was written there
+    yet. Columns go from right to left, as taps are declared, so that the taps of a row are one view.
     """
 
     def __init__(self, read: Read, width: int, x: Tensor) -> None:

@@ -3,8 +3,8 @@
 The noise is one uniform number per (seed, image, channel, row, column), drawn up front and used through the inverse
 CDF. So the images do not depend on the sampler, nor on how they are split into batches.
 
-The channels of a pixel are drawn in their order, each given those before it. The outputs of a model for C channels are C
-equal groups in that order, and group c sees the channels before c of its own pixel, if the model looks at them.
+The channels of a pixel are drawn in their order, each given those before it. The outputs of a model for C channels are
+C equal groups in that order, and group c sees the channels before c of its own pixel, if the model looks at them.
 """
 
 import copy

@@ -1,9 +1,9 @@
 """Along a slope: all pixels of one time t = j + s i are computed together.
 
-A tensor of lag l holds, while front t is computed, the positions of time t - l: the input, the pixels drawn last, lags by
-1; a leaf turns lag l into max(0, l + max over its taps of (dj + s di)); pointwise work keeps the lag; tensors that meet
-must have equal lags. :func:`schedule` finds the smallest slope for which that holds. A 7x7 type-A layer and any number of
-3x3 type-B layers have slope 4: 136 fronts for 28 x 28 pixels.
+A tensor of lag l holds, while front t is computed, the positions of time t - l: the input, the pixels drawn last, lags
+by 1; a leaf turns lag l into max(0, l + max over its taps of (dj + s di)); pointwise work keeps the lag; tensors that
+meet must have equal lags. :func:`schedule` finds the smallest slope for which that holds. A 7x7 type-A layer and any
+number of 3x3 type-B layers have slope 4: 136 fronts for 28 x 28 pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -78,6 +78,7 @@ def schedule(
         CausalityError: a layer mixes positions, or no slope fits.
 
     Example:
+        >>> from zoo.causal import Sequential
         >>> from zoo.layers import MaskedConv2d
         >>> schedule(Sequential(MaskedConv2d("A", 1, 8, 7), MaskedConv2d("B", 8, 1, 3)), channels=1).slope
         4

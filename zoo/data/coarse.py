@@ -20,7 +20,8 @@ def coarse(
 ) -> ImageSet:
     r"""The images of a data set, each with the means of its squares of ``factor`` x ``factor`` pixels as map.
 
-    .. math:: s_{ij} = \frac{2}{255 f^2} \sum_{u, v < f} x_{f \lfloor i / f \rfloor + u, f \lfloor j / f \rfloor + v} - 1
+    .. math::
+        s_{ij} = \frac{2}{255 f^2} \sum_{u, v < f} x_{f \lfloor i / f \rfloor + u, f \lfloor j / f \rfloor + v} - 1
 
     so (N, C, H, W) in [-1, 1], as large as the images and constant in each square.
 

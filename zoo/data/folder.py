@@ -79,8 +79,8 @@ def folder(
     chosen = sorted(islice(readable, first, None if split == "train" else first + count), key=lambda pair: pair[0])
     if not chosen:
         raise RequestError(
-            f"{str(root)!r} has no readable image left for {split}: {len(files)} files in all, of which {count} are for "
-            f"validation and {count} for test; add images, at least three in all"
+            f"{str(root)!r} has no readable image left for {split}: {len(files)} files in all, of which {count} are "
+            f"for validation and {count} for test; add images, at least three in all"
         )
     labels = torch.tensor([classes.index(file.parts[0]) for file, _ in chosen]) if classes else None
     return ImageSet(torch.stack([image for _, image in chosen]), labels, len(classes) or None)
@@ -92,7 +92,7 @@ def _read(path: Path, name: Path, size: int, mode: str) -> Tensor | None:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
-                upright = Image.fromarray((np.asarray(upright, np.float64) / 257).clip(0, 255).astype(np.uint8))
+                upright = Image.fromarray((np.asarray(upright) / 257).round().clip(0, 255).astype(np.uint8))
             opaque = Image.new("RGBA", upright.size, "white")
             opaque.alpha_composite(upright.convert("RGBA"))
             square = ImageOps.fit(

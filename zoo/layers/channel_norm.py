@@ -10,15 +10,15 @@ class ChannelNorm(nn.Module):
 
     .. math:: y_{cij} = g_c \frac{x_{cij} - \mu_{ij}}{\sqrt{\sigma^2_{ij} + \epsilon}} + b_c
 
-    with mean and variance over c only, or over those c that are of the same color. Maps (B, channels, H, W) to the same shape. Batch normalization is not causal:
-    in training, its statistics mix every pixel of the image into each pixel.
+    with mean and variance over c only, or over those c that are of the same color. Maps (B, channels, H, W) to the same
+    shape. Batch normalization is not causal: in training, its statistics mix every pixel of the image into each pixel.
 
     Reference: Ba, Kiros and Hinton, Layer Normalization, 2016, section 3; applied per pixel.
 
     Args:
         channels: of the input.
         eps: added to the variance.
-        colors: how many groups the channels are ordered by; each is normalized on its own, so that none sees a later one.
+        colors: how many groups the channels are ordered by; each is normalized on its own, and sees no later one.
 
     Example:
         >>> ChannelNorm(16)(torch.randn(2, 16, 8, 8)).mean(1).abs().max() < 1e-5

@@ -27,6 +27,11 @@ class GatedActivation(nn.Module):
         super().__init__()
         self.colors = colors
 
+    @property
+    def in_channels(self) -> int:
+        """The fewest channels it takes; any multiple will do."""
+        return 2 * self.colors
+
     def forward(self, x: Tensor) -> Tensor:
         """Activate every pixel."""
         halves = x.chunk(2, 1) if self.colors == 1 else x.unflatten(1, (self.colors, 2, -1)).unbind(2)

@@ -19,7 +19,7 @@ class MaskedConv2d(nn.Conv2d):
     with taps :math:`u < 0`, or :math:`u = 0` and :math:`v < 0` (mask A), or :math:`u = 0` and :math:`v \le 0` (mask B).
 
     With ``colors`` > 1 the channels of both sides fall into so many equal groups, in order, such as R, G and B. At the
-    centre, group k sees the groups before it (mask A) or those and itself (mask B): R, then G given R, then B given both.
+    centre, group k sees the groups before it (mask A), or those and itself (mask B).
 
     Maps (B, in_channels, H, W) to (B, out_channels, H, W). The weight is k x k, as in textbook code, whose state
     dicts load; what the mask kills is zero and the rows below the centre are never computed.
@@ -79,8 +79,8 @@ class MaskedConv2d(nn.Conv2d):
             raise ValueError("a 1x1 kernel with mask type A sees nothing; use mask type B or a larger kernel")
         if colors < 1 or in_channels % colors or out_channels % colors or (colors > 1 and groups > 1):
             raise ValueError(
-                f"colors is {colors}, channels {in_channels} and {out_channels}, groups {groups}; both channels must be "
-                "multiples of colors, and groups 1 where there are several colors"
+                f"colors is {colors}, channels {in_channels} and {out_channels}, groups {groups}; both channels must "
+                "be multiples of colors, and groups 1 where there are several colors"
             )
         same_size = padding == "same" or _pair(padding) == reach
         if _pair(stride) != (1, 1) or padding_mode != "zeros" or not same_size:

@@ -18,7 +18,7 @@ class ResidualBlock(nn.Module):
     .. math:: y = x + W * \max(0, \operatorname{norm}(x)) + b \; (+ V_y y + V_h h + V_s * s)
 
     Maps (B, channels, H, W) to the same shape. Any layer that takes ``channels`` and ``num_classes`` can stand in a
-    model's slot for blocks; ``dilation``, ``colors``, ``vector_size`` and ``map_channels`` only where a model uses them.
+    model's slot for blocks; ``dilation``, ``colors``, ``vector_size`` and ``map_channels`` only if a model uses them.
 
     Reference: van den Oord, Kalchbrenner and Kavukcuoglu, Pixel Recurrent Neural Networks, 2016, section 3.4, figure 5.
     Deviation: one k x k convolution at full width instead of 1x1, 3x3, 1x1 with a bottleneck; docs/log.md has both

@@ -18,7 +18,7 @@ class Categorical:
         levels: L; 256 for bytes.
 
     Example:
-        >>> import math
+        >>> import math, torch
         >>> likelihood = Categorical()
         >>> logits = torch.zeros(2, 256, 4, 4)
         >>> likelihood.log_prob(logits, torch.ones(2, 1, 4, 4)) / 16 / math.log(2)  # bits per dimension

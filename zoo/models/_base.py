@@ -207,7 +207,8 @@ class PixelModel(nn.Module):
             raise RequestError(f"{name} are {given!r}, {error}; this model {self._takes()}") from None
         whole = not (part.is_floating_point() or part.is_complex() or part.dtype == torch.bool)
         if part.is_complex() or (name == "labels" and not whole):
-            raise RequestError(f"{name} are {part.dtype}; this model {self._takes()}")
+            kind = "integers" if name == "labels" else "real numbers"
+            raise RequestError(f"{name} are {part.dtype}, not {kind}; this model {self._takes()}")
         if name == "labels":
             lowest = -1 if self.condition_dropout else 0
             outside = part[(part < lowest) | (part >= self.num_classes)].flatten()
@@ -219,6 +220,7 @@ class PixelModel(nn.Module):
             part = part.expand(images, *shape)
         if tuple(part.shape) != (images, *shape):
             raise RequestError(
-                f"{name} have shape {tuple(part.shape)} for {images} images; pass {(images, *shape)}, or {shape} for all"
+                f"{name} have shape {tuple(part.shape)} for {images} images; pass {(images, *shape)}, one each, or "
+                f"{shape}, one for all"
             )
         return part

@@ -23,7 +23,7 @@ class GatedPixelCNN(PixelModel):
     r"""Gated PixelCNN; conditional, if asked for, on labels, vectors and maps, inside its gates.
 
     Logits (B, likelihood.output_channels(C), H, W) for images (B, C, H, W); each depends on the pixels before it in
-    raster order, on all of them that are near enough, and on the channels before it of its own pixel: R, then G given R,
+    raster order, all of them that are near enough, and on the channels before it of its own pixel: R, then G given R,
     then B given R and G.
 
     Reference: van den Oord et al., Conditional Image Generation with PixelCNN Decoders, 2016, section 2.
