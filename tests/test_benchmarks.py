@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from torch import nn
 
 import zoo
-from benchmarks import measure, precision, sampling, scaling, textbook, training
+from benchmarks import curves, measure, precision, sampling, scaling, textbook, training, ways
 from benchmarks.course import Course, labels_for, named
 from zoo.causal import Context
 from zoo.layers import MaskedConv2d
@@ -93,6 +93,33 @@ def test_slopes_table_and_plot(tmp_path):
 def test_loss_curves_are_plotted(tmp_path):
     precision.plot({"float32": [3.0, 2.0], "bfloat16": [3.0, 2.1]}, "title", tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_validation_curves_are_compared(tmp_path):
+    for name, nats in (("plain", [90.0, 85.5]), ("gated", [88.0, 82.25])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"parameters": 1234}))
+        lines = [
+            {"epoch": 1 + n, "seconds": 90.0 * (1 + n), "validation_nats": value, "validation_std_error": 0.5}
+            for n, value in enumerate(nats)
+        ]
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    runs = [str(tmp_path / name) for name in ("plain", "gated")]
+    answer = CliRunner().invoke(curves.main, [*runs, "-o", str(tmp_path / "x.png")])
+    assert answer.exit_code == 0, answer.output
+    assert "| gated (1,234 parameters) | 2 | 3.0 | 82.25 ± 0.50 |" in answer.stdout
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_both_ways_over_a_gated_model_are_timed():
+    options = ["--batches", "1,2", "--channels", "4", "--layers", "1", "--side", "6", "--rounds", "1", "--json"]
+    answer = CliRunner().invoke(ways.main, options)
+    assert answer.exit_code == 0, answer.output
+    results = json.loads(answer.stdout)
+    assert [result["batch"] for result in results] == [1, 2]
+    # The first layer sees 3 columns to the right, the block one more: slope 5 from a lag of 1.
+    assert (results[0]["slope_fronts"], results[0]["rows_fronts"]) == (6 + 5 * 5, 36)
+    assert results[0]["slope_over_rows"] == results[0]["slope_seconds"] / results[0]["rows_seconds"]
 
 
 def test_peaks_of_memory_are_told_apart():

@@ -94,6 +94,24 @@ def test_a_wrong_override_is_named(write, override, message):
     assert line.startswith(message) or message in line
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.fctor=2", "data.fctor: unknown key; did you mean 'factor'?"),
+        ("data.factor=1", "data.factor: given 1; must be greater than 1"),
+        ("data.split=test", "data.split: unknown key; known: of, factor, name, protocol"),
+        ("data.protocol=nope", "data.protocol: given 'nope'; must be 'threshold', 'dynamic' or 'none'"),
+        ("data={name: folder}", "data.path: missing"),
+        ("data={name: mnist, factor: 2}", "data.factor: unknown key; known: name, protocol"),
+    ],
+)
+def test_a_data_sets_arguments_are_its_builders(write, override, message):
+    recipe = write(GOOD.replace("name: synthetic", "name: coarse\n  of: synthetic\n  factor: 2"))
+    assert load_recipe(recipe).data.arguments == {"of": "synthetic", "factor": 2}
+    (line,) = mistakes(recipe, override)
+    assert message in line
+
+
 def test_overrides_reach_every_setting(write):
     recipe = load_recipe(
         write(GOOD), ["model.block={name: residual-block, kernel_size: 5}", "optimizer.betas=[0.8, 0.9]", "seed=7"]

@@ -1,4 +1,5 @@
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -224,3 +225,40 @@ def test_the_recorded_training_says_what_made_it(finished):
     assert config["training"]["seed"] == 0
     assert config["training"]["device"] in ("cpu", "cuda")
     assert config["weights"]["sha256"]
+
+
+CONDITIONS = [
+    "model.vector_size=4",
+    "model.map_channels=1",
+    "model.condition_dropout=0.3",
+    "data.name=moments",
+    "data.of={name: coarse, of: synthetic, factor: 2}",
+    "training.epochs=1",
+]
+
+
+def test_every_condition_is_trained_and_dropped_from_a_recipe(tmp_path):
+    summary = training.train(recipe(*CONDITIONS), tmp_path / "run")
+    model, config = zoo.load(tmp_path / "run"), read_config(tmp_path / "run")
+    assert (config["num_classes"], config["vector_size"], config["map_channels"]) == (10, 4, 1)
+    assert config["data_args"] == {"of": {"name": "coarse", "of": "synthetic", "factor": 2}}
+    data = DATA.build({"name": "moments", **config["data_args"]}, "test", None)
+    x = to_grid(data.images, "threshold")
+    known = -model.log_prob(x, data.labels, vectors=data.vectors, maps=data.maps).mean().item()
+    assert known == pytest.approx(summary["test"]["nats_per_image"], abs=1e-4)
+    # What the condition tells is worth nats, and without it the model still knows what the images are like.
+    unknown = -model.log_prob(x).mean().item()
+    assert known < unknown < 64 * math.log(2)
+    assert "vectors=vectors, maps=maps" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_the_whole_condition_of_an_image_is_dropped_or_none_of_it():
+    torch.manual_seed(0)
+    context = Context(labels=torch.full((1000,), 3), vectors=torch.ones(1000, 2), maps=torch.ones(1000, 1, 2, 2))
+    after = training.dropped(context, 0.25)
+    gone = after.labels == -1
+    assert 0.2 < gone.float().mean() < 0.3
+    assert (after.labels[~gone] == 3).all()
+    assert torch.equal(after.vectors, (~gone).float()[:, None].expand(1000, 2))
+    assert torch.equal(after.maps, (~gone).float().view(-1, 1, 1, 1).expand(1000, 1, 2, 2))
+    assert training.dropped(context, 0.0) is context

@@ -1,0 +1,60 @@
+"""Validation curves of several trainings in one plot: against epochs, and against minutes of training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+Line = dict[str, float]
+
+
+def read(run: Path) -> tuple[str, list[Line]]:
+    """What to call a run folder, with its number of parameters, and its metrics, epoch by epoch."""
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return f"{run.name} ({config['parameters']:,} parameters)", [json.loads(line) for line in lines]
+
+
+def plot(curves: dict[str, list[Line]], path: Path) -> None:
+    """Nats against epochs on the left, against minutes on the right."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for name, lines in curves.items():
+        nats = [line["validation_nats"] for line in lines]
+        left.plot([line["epoch"] for line in lines], nats, "o-", label=name)
+        right.plot([line["seconds"] / 60 for line in lines], nats, "o-", label=name)
+    left.set(xlabel="epochs", ylabel="nats per validation image")
+    right.set(xlabel="minutes of training")
+    left.xaxis.get_major_locator().set_params(integer=True)
+    right.legend()
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def table(curves: dict[str, list[Line]]) -> str:
+    """The last epoch of each run, as Markdown."""
+    rows = ["| run | epochs | minutes | nats per validation image |", "|---|---|---|---|"]
+    for name, lines in curves.items():
+        last: dict[str, Any] = lines[-1]
+        nats = f"{last['validation_nats']:.2f} ± {last['validation_std_error']:.2f}"
+        rows.append(f"| {name} | {last['epoch']} | {last['seconds'] / 60:.1f} | {nats} |")
+    return "\n".join(rows)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="PATH.png for the curves.")
+def main(runs: tuple[Path, ...], output: Path | None) -> None:
+    """Compare the run folders RUNS, as zoo train leaves them."""
+    curves = dict(map(read, runs))
+    if output is not None:
+        plot(curves, output)
+    click.echo(table(curves))
+
+
+if __name__ == "__main__":
+    main()
