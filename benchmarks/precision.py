@@ -8,7 +8,6 @@ import click
 
 from benchmarks.course import named
 from benchmarks.training import recipe_for
-from zoo.registry import DATA
 from zoo.training import order, start, step
 
 
@@ -16,7 +15,7 @@ def losses(name: str, batch: int, steps: int, precision: str) -> list[float]:
     """Nats per image of each step."""
     recipe = recipe_for(name, batch, precision)
     run = start(named(name), recipe)
-    data = DATA.get(recipe.data.name)("train", None).to(next(run.model.parameters()).device)
+    data = recipe.data.read("train").to(next(run.model.parameters()).device)
     batches = order(recipe.seed, 0, len(data)).split(batch)
     return [step(recipe, run, data, batches[index % len(batches)], 10 * steps) for index in range(steps)]
 

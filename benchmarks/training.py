@@ -22,7 +22,6 @@ from zoo.causal import Context
 from zoo.data import ImageSet, to_grid
 from zoo.models import PixelModel
 from zoo.recipe import Recipe, find_recipe, load_recipe
-from zoo.registry import DATA
 from zoo.training import order, start, step
 
 STEPS = 4
@@ -91,7 +90,7 @@ SIDES = {"textbook": textbook_steps, "zoo": zoo_steps}
 def prepared(side: str, name: str, batch: int) -> Steps:
     """The steps of one side, and all that they need."""
     recipe = recipe_for(name, batch)
-    return SIDES[side](named(name), recipe, DATA.get(recipe.data.name)("train", None))
+    return SIDES[side](named(name), recipe, recipe.data.read("train"))
 
 
 def measure(name: str, batch: int, rounds: int) -> dict[str, float | int]:

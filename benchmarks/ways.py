@@ -1,7 +1,4 @@
-"""Two ways over the fronts of one gated model, side by side: along a slope, and row by row.
-
-A vertical stack with residuals runs row by row only, so this model has none; its blocks know of neither way.
-"""
+"""Two ways over the fronts of one gated model, side by side: along a slope, and row by row."""
 
 import json
 from collections.abc import Callable
@@ -9,36 +6,22 @@ from typing import Any
 
 import click
 import torch
-from torch import Tensor, nn
 
 from benchmarks.measure import alternate
 from zoo import rowwise, wavefront
-from zoo.causal import Context, Plan, call, over_fronts
-from zoo.layers import GatedBlock
+from zoo.causal import Context, Schedule, over_fronts
 from zoo.models.gated_pixelcnn import GatedPixelCNN
 
 WAYS = {"slope": wavefront.schedule, "rows": rowwise.schedule}
 
 
-class Paper(GatedBlock):
-    """A gated block whose vertical stack has no residual, as in the paper."""
-
-    def forward(self, v: Tensor, h: Tensor, s: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the block."""
-        v = self.vertical_gate(call(self.vertical, v, context))
-        gated = self.horizontal_gate(call(self.horizontal, h, context) + self.join(self.shift(v, context)))
-        return v, h + self.residual(gated, context), s + self.skip(gated, context)
-
-
 def gated(channels: int, layers: int, dilations: tuple[int, ...], side: int = 28) -> GatedPixelCNN:
     """The model, with fresh weights of seed 0."""
     torch.manual_seed(0)
-    model = GatedPixelCNN(channels=channels, layers=layers, image_shape=(1, side, side))
-    model.blocks = nn.ModuleList(Paper(channels, dilation=dilations[n % len(dilations)]) for n in range(layers))
-    return model.eval()
+    return GatedPixelCNN(channels=channels, layers=layers, dilations=dilations, image_shape=(1, side, side)).eval()
 
 
-def over(model: GatedPixelCNN, plan: Plan, batch: int) -> Callable[[], Any]:
+def over(model: GatedPixelCNN, plan: Schedule, batch: int) -> Callable[[], Any]:
     """All logits of a batch, front by front."""
     images = torch.rand(model.image_shape[1], model.image_shape[2], batch, 1).round().permute(2, 3, 0, 1)
 

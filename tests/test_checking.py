@@ -30,7 +30,8 @@ def test_every_registered_model_passes(name):
 @pytest.mark.parametrize("name", MODELS.names())
 @pytest.mark.parametrize("conditions", [{}, {"num_classes": 3, "vector_size": 2, "map_channels": 2}])
 def test_every_model_orders_its_channels(name, conditions):
-    model = zoo.create(name, channels=12, layers=2, image_shape=(3, 7, 7), **conditions)
+    torch.manual_seed(0)
+    model = zoo.create(name, channels=24, layers=2, image_shape=(3, 7, 7), **conditions)
     report = check(model)
     assert report.causal
     assert report.verified
@@ -41,7 +42,7 @@ def test_every_model_orders_its_channels(name, conditions):
 def test_the_gated_model_has_no_blind_spot_and_the_plain_one_does():
     gated, plain = (check(zoo.create(f"{kind}pixelcnn", channels=4, layers=6)) for kind in ("gated-", ""))
     assert gated.blind_spot == []
-    assert gated.schedule == "rowwise"
+    assert (gated.schedule, gated.slope) == ("wavefront", 10)
     assert (-1, 4, 0) in plain.blind_spot
     assert plain.schedule == "wavefront"
     # The pixel that the best-known library's gated model cannot see, (13, 18) from (14, 14), at any depth.

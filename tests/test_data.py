@@ -209,12 +209,12 @@ def test_broken_files_are_named_and_left_out(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*cannot be read")
 def test_a_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no folder .*set data.path"):
+    with pytest.raises(ValueError, match=r"there is no folder .*data.path in a recipe"):
         folder("train", path=str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match=r"holds no images; known are files that end in .png"):
         folder("train", path=str(tmp_path))
     (tmp_path / "broken.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"no readable image left for train: 1 files"):
+    with pytest.raises(ValueError, match=r"no readable image left for train: of 1 files"):
         folder("train", path=str(tmp_path))
 
 

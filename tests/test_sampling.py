@@ -11,7 +11,7 @@ from torch import nn
 import zoo
 from zoo import rowwise, wavefront
 from zoo.causal import Context, Sequential, over_fronts
-from zoo.layers import ConditionalBias, GatedBlock, MaskedConv2d, ResidualBlock
+from zoo.layers import ConditionalBias, MaskedConv2d, ResidualBlock
 from zoo.likelihoods.bernoulli import Bernoulli
 from zoo.models import PixelModel
 from zoo.registry import MODELS
@@ -40,22 +40,11 @@ def test_fast_is_naive_pixel_for_pixel(name, dtype, shape):
     assert torch.equal(fast, sample(model, 40, context=context, seed=3, sampler="naive"))
 
 
-class WithoutResidual(GatedBlock):
-    """A gated block whose vertical stack has no residual, so that it runs along a slope as well."""
-
-    def forward(self, v, h, s, context=None):
-        v = self.vertical_gate(self.vertical(v, context))
-        joined = self.horizontal(h, context) + self.join(self.shift(v, context))
-        return v, h + self.residual(self.horizontal_gate(joined), context), s
-
-
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 5)])
 @pytest.mark.parametrize("way", [wavefront, rowwise])
 def test_along_a_slope_or_row_by_row(shape, way):
     torch.manual_seed(2)
-    model = zoo.create("gated-pixelcnn", channels=6, layers=1, image_shape=shape)
-    model.blocks = nn.ModuleList(WithoutResidual(6, colors=shape[0]) for _ in range(3))
-    model = model.double()
+    model = zoo.create("gated-pixelcnn", channels=6, layers=3, image_shape=shape).double()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.4)
     lag = 1 if shape[0] == 1 else 0

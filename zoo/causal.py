@@ -2,7 +2,8 @@
 
 A *leaf* is a layer that looks at neighbours. It declares ``taps``, the offsets (di, dj) it reads, and its forward
 takes a :class:`Context`. Without a front it convolves. With one it asks ``context.front.gather(self, x)`` for its
-neighbours, stacked as channels, or ``context.front.linear`` for a matrix times them. Everything pointwise (activations,
+neighbours, stacked as channels, or ``context.front.linear`` for a matrix times them; ``context.front.here`` tells what
+an image that is known, such as a map, holds at the same positions. Everything pointwise (activations,
 norms over channels, residuals, 1x1 convolutions) runs both ways unchanged: a front's tensor is (B, C, 1, P), an image
 one pixel high.
 
@@ -16,6 +17,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from types import CodeType
 from typing import Any, Protocol
 
 import torch
@@ -165,6 +167,8 @@ class DryFront:
 
     def here(self, layer: nn.Module, x: Tensor, images: Tensor) -> Tensor:
         """Record whose positions are asked for; what is there does not matter."""
+        if not isinstance(x, _Lagged):
+            raise CausalityError(LOST.format(f"the input of {title(layer)}"))
         self.reads.append(Read(layer, ((0, 0),), images.shape[1], x.lag, x.lag))
         return torch.ones_like(x[:, :1]).expand(-1, images.shape[1], -1, -1)
 
@@ -242,8 +246,14 @@ class Positions(Protocol):
     def count(self, lag: int) -> int:
         """How many pixels of each image a tensor that lags so holds in this front."""
 
-    def remember(self, index: int, x: Tensor) -> tuple[Tensor, bool]:
-        """Keep the input (B, C, 1, P) of a read; what its taps see, (P' * B, taps * C), and whether that is a view."""
+    def again(self) -> None:
+        """Go through the same front once more."""
+
+    def remember(self, index: int, x: Tensor) -> tuple[Tensor, bool] | None:
+        """Keep the input (B, C, 1, P) of a read; what its taps see, (P' * B, taps * C), and whether that is a view.
+
+        None where the output is of no interest in this front, and shall be a zero.
+        """
 
 
 class Front:
@@ -259,30 +269,35 @@ class Front:
     def __init__(self, reads: Sequence[Read], positions: Positions) -> None:
         self.reads, self.positions = reads, positions
         self._next = 0
-        self._kept: dict[tuple[nn.Module, str], tuple[tuple[Any, ...], Any]] = {}
+        self._kept: dict[tuple[nn.Module, CodeType], tuple[tuple[Any, ...], Any]] = {}
 
     def advance(self) -> None:
         """Go on to the next front."""
+        self._begin()
         self.positions.advance()
-        self._next = 0
 
     def again(self) -> None:
         """Compute the same front once more, with more of its pixels' channels known."""
-        self._next = 0
+        self._begin()
+        self.positions.again()
 
     def gather(self, layer: nn.Module, x: Tensor) -> Tensor:
         """Remember the leaf's input (B, C, 1, P) and return what its taps read, (B, taps * C, 1, P'), tap by tap."""
-        seen, is_view = self.positions.remember(self._following(layer), x)
+        seen = self.positions.remember(self._following(layer), x)
+        if seen is None:
+            return x.new_zeros(len(x), len(layer.taps) * x.shape[1], 1, 1)
         # A leaf may write into what it is given.
-        return _images(seen.clone() if is_view else seen, len(x))
+        return _images(seen[0].clone() if seen[1] else seen[0], len(x))
 
     def linear(self, layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Gather, then multiply by a matrix (out, taps * C) and add a bias (out,): (B, out, 1, P')."""
-        seen, _ = self.positions.remember(self._following(layer), x)
-        return _images(F.linear(seen, weight, bias), len(x))
+        seen = self.positions.remember(self._following(layer), x)
+        if seen is None:
+            return x.new_zeros(len(x), len(weight), 1, 1)
+        return _images(F.linear(seen[0], weight, bias), len(x))
 
     def here(self, layer: nn.Module, x: Tensor, images: Tensor) -> Tensor:
-        """What images (B, C, H, W), known as a whole, hold at the positions of x: (B, C, 1, P)."""
+        """What images (B, C, H, W), known as a whole, hold at the positions of x: (B, C, 1, P), not to be changed."""
         return self.positions.take(images, self.reads[self._following(layer)].lag)
 
     def once(self, layer: nn.Module, make: Callable[[], Any], *of: Any) -> Any:
@@ -290,12 +305,19 @@ class Front:
 
         Made again where ``of``, what it is made of beside the layer's parameters, are other objects than last time.
         """
-        key = layer, make.__qualname__
+        # By its code: a function made anew in each pass has the same.
+        key = layer, make.__code__
         made_of, made = self._kept.get(key, (None, None))
         if made_of is None or any(one is not other for one, other in zip(made_of, of, strict=True)):
             made = make()
             self._kept[key] = of, made
         return made
+
+    def _begin(self) -> None:
+        if self._next not in (0, len(self.reads)):
+            left_out = title(self.reads[self._next].layer)
+            raise CausalityError(f"forward took another path than its dry run: it left {left_out} out")
+        self._next = 0
 
     def _following(self, layer: nn.Module) -> int:
         index = self._next
@@ -310,7 +332,7 @@ def _images(rows: Tensor, batch: int) -> Tensor:
     return rows.view(1, -1, batch, rows.shape[1]).permute(2, 3, 0, 1)
 
 
-class Plan(Protocol):
+class Schedule(Protocol):
     """A way over an image that fits a module: :class:`zoo.wavefront.Schedule` or :class:`zoo.rowwise.Schedule`."""
 
     lag: int
@@ -327,21 +349,43 @@ class Plan(Protocol):
         """What the run over fronts holds for each image."""
 
 
-def over_fronts(plan: Plan, height: int, width: int, context: Context) -> Iterator[tuple[Context, Front]]:
+def over_fronts(schedule: Schedule, height: int, width: int, context: Context) -> Iterator[tuple[Context, Front]]:
     """Go through all fronts of an image: the context to call the module with, and the front it holds."""
-    front = Front(plan.reads, plan.positions(height, width))
+    front = Front(schedule.reads, schedule.positions(height, width))
     context = replace(context, front=front)
-    for _ in range(plan.fronts(height, width)):
+    for _ in range(schedule.fronts(height, width)):
         front.advance()
         yield context, front
 
 
-def tainted(x: Tensor, height: int, width: int) -> Tensor:
-    """Three whole images like x, each with a NaN in another place, which must stay there in a dry run."""
-    images = x[:1, :, :1, :1].repeat(3, 1, height, width)
+def dry_images(module: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
+    """For dry runs: a tiny image, and three whole ones, each with a NaN in another place, which must stay there."""
+    parameter = next(module.parameters(), torch.zeros(()))
+    height, width = getattr(module, "image_shape", (channels, 28, 28))[1:]
+    tiny = torch.ones(1, channels, 1, 2, dtype=parameter.dtype, device=parameter.device)
+    whole = tiny[..., :1].repeat(3, 1, height, width)
     for image, place in enumerate([(height // 2, width // 3), (0, 0), (height - 1, width - 1)]):
-        images[image, :, *place] = torch.nan
-    return images
+        whole[image, :, *place] = torch.nan
+    return tiny, whole
+
+
+def side_by_side(memory: Tensor, positions: int, step: int, runs: Sequence[tuple[int, int, int]]) -> Tensor:
+    """What several positions see of a memory of cells (..., B, C): (positions * B, taps * C).
+
+    Args:
+        step: how many cells from one position to the next.
+        runs: the taps of the first position, as evenly spaced cells: first, step, length.
+    """
+    batch, channels = memory.shape[-2:]
+    cell = batch * channels
+    seen = [
+        memory.as_strided(
+            (positions, batch, length, channels), (step * cell, channels, spacing * cell, 1), first * cell
+        )
+        for first, spacing, length in runs
+    ]
+    together = seen[0] if len(seen) == 1 else torch.cat(seen, 2)
+    return together.reshape(positions * batch, -1)
 
 
 def runs(offsets: list[int]) -> list[tuple[int, int, int]]:

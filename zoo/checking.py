@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import rowwise, wavefront
-from zoo.causal import CausalityError, Context, Plan, call, over_fronts, takes_context
+from zoo.causal import CausalityError, Context, Schedule, call, over_fronts, takes_context
 from zoo.errors import RequestError
 from zoo.sampling import sample, schedule_of, verify
 
@@ -29,8 +29,8 @@ class CheckReport:
             from the output's own where channels are ordered, and from the first where they are not.
         blind_spot: the same for earlier inputs inside the bounding box of what reaches it that do not.
         verified: computing front by front gives the same; None if the module cannot run over fronts.
-        schedule: the order it is computed in over fronts, a proof of causality given the declared taps: "wavefront" or
-            "rowwise"; None if there is none.
+        schedule: the order it is computed in over fronts, "wavefront" or "rowwise", which proves, given the declared
+            taps, that no later pixel is seen; None if there is none.
         slope: of a wavefront; None for the others.
         reached: how many inputs reach the output in the middle.
         notes: what else a reader should know, in sentences.
@@ -55,19 +55,24 @@ class _Rule:
         taps: which alone may, if it has any.
         layer: whether an output may see its own position.
         colors: how many groups, in order, the channels of input and output fall into.
+        strict: a layer's group sees those before it, not itself, as mask A has it.
+        whole_row: an output may see all of its own row.
     """
 
     shape: tuple[int, int, int]
     taps: Iterable[tuple[int, int]] | None
     layer: bool
     colors: int = 1
+    strict: bool = False
+    whole_row: bool = False
 
     def allowed(self, place: tuple[int, int], color: int) -> Tensor:
         """What may reach the output at ``place`` in a color group: (C, H, W)."""
         channels, height, width = self.shape
         allowed = torch.zeros(height, width, dtype=torch.bool)
         if self.taps is None:
-            allowed.view(-1)[: place[0] * width + place[1] + self.layer] = True
+            last = (place[0] + 1) * width if self.whole_row else place[0] * width + place[1] + self.layer
+            allowed.view(-1)[:last] = True
         else:
             # Taps below are never allowed, declared or not.
             for row, column in ((place[0] + di, place[1] + dj) for di, dj in self.taps if di <= 0):
@@ -76,7 +81,8 @@ class _Rule:
         allowed = allowed.repeat(channels, 1, 1)
         if self.colors > 1:
             own = torch.arange(channels) * self.colors // channels
-            allowed[:, *place] = (own <= color) & allowed[:, *place] if self.layer else own < color
+            sees = own <= color if self.layer and not self.strict else own < color
+            allowed[:, *place] = sees & allowed[:, *place] if self.layer else sees
         return allowed
 
     def of_color(self, y: Tensor, color: int) -> Tensor:
@@ -103,17 +109,20 @@ class _WholeRow(nn.Module):
         return x if front is None else front.gather(self, x).chunk(2, 1)[1]
 
 
-class _OneStream(nn.Module):
-    """A block of several streams, each with the same input; what follows the first, side by side, is its output."""
+class _Streams(nn.Module):
+    """A block of several streams, each with the same input, and of its outputs, side by side, those of a slice.
 
-    def __init__(self, block: nn.Module, streams: int) -> None:
+    The first stream sees whole rows, the others are what a pixel may see.
+    """
+
+    def __init__(self, block: nn.Module, streams: int, outputs: slice) -> None:
         super().__init__()
-        self.block, self.streams, self.whole_row = block, streams, _WholeRow()
+        self.block, self.streams, self.outputs, self.whole_row = block, streams, outputs, _WholeRow()
         self.colors = getattr(block, "colors", 1)
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
-        streams = [self.whole_row(x, context), *[x] * (self.streams - 1)]
-        return torch.cat(self.block(*streams, context=context)[1:], 1)
+        y = self.block(self.whole_row(x, context), *[x] * (self.streams - 1), context=context)
+        return y if isinstance(y, Tensor) else torch.cat(y[self.outputs], 1)
 
 
 def check(module: nn.Module, image_shape: Sequence[int] | None = None, *, layer: bool = False) -> CheckReport:
@@ -127,7 +136,8 @@ def check(module: nn.Module, image_shape: Sequence[int] | None = None, *, layer:
     jittered parameters, since a weight that happens to be zero would hide a path.
 
     Args:
-        module: maps (B, C, H, W) to (B, ..., H, W); may take a context, or labels as second argument.
+        module: maps (B, C, H, W) to (B, ..., H, W), or several of the kind to as many; may take a context, or labels as
+            second argument.
         image_shape: (C, H, W); by default the module's own, or its input channels at 28 x 28.
         layer: the module is a layer and may see its own position.
 
@@ -144,6 +154,8 @@ def check(module: nn.Module, image_shape: Sequence[int] | None = None, *, layer:
     module = _as_one(module)
     shape = _image_shape(module, image_shape)
     is_model = hasattr(module, "likelihood") and hasattr(module, "image_shape")
+    if is_model and shape != tuple(module.image_shape):
+        raise RequestError(f"the image shape is {shape}, but this model's is {tuple(module.image_shape)}; leave it out")
     layer = not is_model and (layer or hasattr(module, "taps"))
     taps = getattr(module, "taps", None) if layer else None
     jittered = _jittered(module)
@@ -153,7 +165,8 @@ def check(module: nn.Module, image_shape: Sequence[int] | None = None, *, layer:
     # Neither all even nor all odd rows and columns, which a module may treat differently.
     places = [middle, *corners, (min(middle[0] + 1, height - 1), width // 3)]
 
-    rule = _Rule(shape, taps, layer, _colors(jittered, shape, layer))
+    strict = getattr(module, "mask_type", "B") == "A"
+    rule = _Rule(shape, taps, layer, _colors(jittered, shape, layer), strict)
     leaks: set[Offset] = set()
     blind_spot: set[Offset] = set()
     modes: set[str] = set()
@@ -169,6 +182,14 @@ def check(module: nn.Module, image_shape: Sequence[int] | None = None, *, layer:
                     earlier = replace(rule, taps=None).allowed(place, color)
                     blind_spot |= set(rule.offsets(_bounding_box(reached) & ~reached & earlier, place, color))
                 found = rule.offsets(reached & ~allowed, place, color)
+                leaks |= set(found)
+                modes |= {"training" if training else "evaluation"} if found else set()
+        if isinstance(jittered, _Streams):
+            # Its first stream may see its own row as a whole, and no row below.
+            first = _Streams(jittered.block, jittered.streams, slice(1)).train(training)
+            rows = _Rule(shape, None, layer, whole_row=True)
+            for place in dict.fromkeys(places):
+                found = rows.offsets(_reached(first, rows, place, 0) & ~rows.allowed(place, 0), place, 0)
                 leaks |= set(found)
                 modes |= {"training" if training else "evaluation"} if found else set()
     seen = torch.stack(reached_middle).any(0)
@@ -214,10 +235,9 @@ def receptive_field(module: nn.Module) -> dict[str, int]:
 
 
 def _as_one(module: nn.Module) -> nn.Module:
-    if not takes_context(type(module)):
-        return module
-    streams = _required(module)
-    return _OneStream(module, len(streams)) if len(streams) > 1 else module
+    """The module, or what stands for a block of several streams."""
+    streams = len(_required(module)) if takes_context(type(module)) else 1
+    return _Streams(module, streams, slice(1, None)) if streams > 1 else module
 
 
 def _required(module: nn.Module) -> list[inspect.Parameter]:
@@ -367,8 +387,8 @@ def _condition(module: nn.Module, x: Tensor) -> Context:
     generator = torch.Generator().manual_seed(2)
     return Context(
         labels=None if classes is None else torch.arange(len(x)) % classes,
-        vectors=None if vector is None else torch.randn(len(x), vector, generator=generator),
-        maps=None if channels is None else torch.randn(len(x), channels, *x.shape[2:], generator=generator),
+        vectors=None if vector is None else torch.randn(len(x), vector, generator=generator).to(x),
+        maps=None if channels is None else torch.randn(len(x), channels, *x.shape[2:], generator=generator).to(x),
     )
 
 
@@ -412,17 +432,17 @@ def _over_fronts(
     layer: bool,
     is_model: bool,
     notes: list[str],
-) -> tuple[Plan | None, bool | None]:
+) -> tuple[Schedule | None, bool | None]:
     """The way over an image, and whether the run over fronts gives what the whole image gives."""
-    x = torch.rand(4, *shape, dtype=torch.float64)
+    x = torch.rand(4, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     context = _condition(module, x)
     try:
-        if is_model:
-            plan = schedule_of(jittered, context)
-        elif isinstance(jittered, _OneStream):
+        if isinstance(jittered, _Streams):
             plan = rowwise.schedule(jittered, shape[0], context=context, lag=0)
+        elif layer:
+            plan = wavefront.schedule(jittered, shape[0], context=context, lag=0, output_may_lag=True)
         else:
-            plan = wavefront.schedule(jittered, shape[0], context=context, lag=0 if layer else 1, output_may_lag=layer)
+            plan = schedule_of(jittered, shape[0], context)
     except CausalityError as error:
         notes.append(f"does not run over fronts: {error}")
         return None, None

@@ -17,6 +17,7 @@ class Run:
     """A training in progress: all that a checkpoint holds.
 
     Args:
+        data: the digest of the images it is trained on.
         step: how many were taken.
         nats: summed over the images of this epoch so far.
         seconds: of training so far, interruptions left out.
@@ -25,6 +26,7 @@ class Run:
     model: PixelModel
     average: AveragedModel
     optimizer: torch.optim.Adam
+    data: str = ""
     step: int = 0
     nats: float = 0.0
     seconds: float = 0.0
@@ -36,7 +38,7 @@ def save_checkpoint(run: Run, path: Path) -> None:
     tensors |= {f"average.{name}": tensor for name, tensor in run.average.state_dict().items()}
     for index, parameter in enumerate(run.model.parameters()):
         tensors |= {f"adam.{index}.{name}": tensor for name, tensor in run.optimizer.state[parameter].items()}
-    metadata = {"step": str(run.step), "nats": repr(run.nats), "seconds": repr(run.seconds)}
+    metadata = {"data": run.data, "step": str(run.step), "nats": repr(run.nats), "seconds": repr(run.seconds)}
     save_tensors(tensors, path, metadata)
 
 
@@ -44,12 +46,14 @@ def restore(run: Run, path: Path) -> None:
     """Put a run back to where a checkpoint was written.
 
     Raises:
-        FailedError: the file is damaged or of another model.
+        FailedError: the file is damaged, or of another model or other data.
     """
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata()
+        if metadata.get("data") != run.data:
+            raise ValueError("the training images are not those that it began with")
         for part, module in (("model.", run.model), ("average.", run.average)):
             module.load_state_dict(
                 {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON val
 data_dir_option = click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    help="Folder with the data in torchvision's layout, not the packaged.",
+    help="Folder with the data: MNIST and its kin in torchvision's layout, or where a folder's relative path begins.",
 )
 
 
@@ -140,6 +140,12 @@ def info_command(name: str, as_json: bool) -> None:
         path = catalog.find(place) / "recipe.yaml"
         recipe = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
     about |= {
+        "condition": {
+            "labels": model.num_classes,
+            "vectors": model.vector_size,
+            "maps": model.map_channels,
+            "dropout": model.condition_dropout,
+        },
         "layers": [{"name": part, "layer": _one_line(layer)} for part, layer in _leaves(model)],
         "receptive_field": receptive_field(model),
         "recipe": recipe,
@@ -150,6 +156,7 @@ def info_command(name: str, as_json: bool) -> None:
     field = about["receptive_field"]
     facts = [(key, str(about[key])) for key in ("name", "architecture", "conditional", "dataset", "weights")]
     facts += [("parameters", f"{about['parameters']:,}" if about["parameters"] is not None else "-")]
+    facts += [("takes", _condition_in_words(about["condition"]))] if about["conditional"] else []
     facts += [
         (f"{r['split']} ({r['protocol']})", f"{r['nats_per_image']:.2f} ± {r['nats_std_error']:.2f} nats per image")
         for r in about["metrics"]
@@ -316,23 +323,19 @@ def eval_command(
     """Measure the negative log-likelihood of a trained MODEL in nats per image and bits per dimension."""
     from zoo import catalog
     from zoo.evaluation import DRAWS, evaluate
-    from zoo.recipe import check_arguments, parse_value
-    from zoo.registry import DATA
+    from zoo.recipe import parse_data, parse_value
 
     # Once, so that all of it is about one commit.
     place = catalog.find(model)
     config = catalog.describe(place)
-    spec = _data_of(config) if dataset is None else parse_value(dataset)
-    spec = spec if isinstance(spec, dict) else {"name": str(spec)}
-    if isinstance(spec.get("name"), str):
-        check_arguments(DATA, spec["name"], {key: value for key, value in spec.items() if key != "name"})
+    section = _data_of(model, config) if dataset is None else parse_data(parse_value(dataset))
     protocol = protocol or config["protocol"] or "threshold"
-    data = DATA.build(spec, split, data_dir)
+    data = section.read(split, data_dir)
     with _bar("evaluating") as progress:
         result = evaluate(
             catalog.load(place),
             data,
-            dataset=spec["name"],
+            dataset=section.name,
             split=split,
             protocol=protocol,
             seed=seed,
@@ -387,6 +390,7 @@ def eval_command(
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="PATH.png, PATH.gif or PATH.safetensors"
 )
+@data_dir_option
 @json_option
 def sample_command(
     model: str,
@@ -405,6 +409,7 @@ def sample_command(
     memory: int | None,
     verifying: bool,
     output: Path,
+    data_dir: Path | None,
     as_json: bool,
 ) -> int | None:
     """Draw exact samples of a trained MODEL: a grid (.png), an animation (.gif) or tensors (.safetensors)."""
@@ -426,8 +431,9 @@ def sample_command(
     if dtype is not None and dtype != "bfloat16":
         loaded = loaded.to(getattr(torch, dtype))
     config = catalog.describe(place)
-    known = None if given is None else _given(given, config, images, keep)
-    chosen = _condition(loaded, config, images, labels, vectors, condition or given)
+    splits = cache(lambda split: _data_of(model, config).read(split, data_dir))
+    known = None if given is None else _given(given, config, splits, images, keep)
+    chosen = _condition(loaded, splits, images, labels, vectors, condition, given)
     context = loaded.condition(images, **chosen)
     began = time.perf_counter()
     with _bar("sampling pixels") as progress:
@@ -473,7 +479,11 @@ def sample_command(
     return 1 if verdict is not None and not verdict.verified else 0
 
 
-def _given(source: str, config: dict[str, Any], images: int, keep: int | None) -> Any:
+Splits = Callable[[str], Any]
+"""Reads a split of the data set that a model was trained on."""
+
+
+def _given(source: str, config: dict[str, Any], splits: Splits, images: int, keep: int | None) -> Any:
     """Images (images, C, H, W) with NaN where to sample."""
     import torch
 
@@ -486,7 +496,7 @@ def _given(source: str, config: dict[str, Any], images: int, keep: int | None) -
         if x.ndim != 4 or x.is_complex():
             raise RequestError(f"--given {source}: images are {x.dtype} {tuple(x.shape)}; they must be (N, C, H, W)")
     else:
-        data = _split_of(config, source, "--given")
+        data = _split(splits, source, "--given")
         x = to_grid(data.images[:images], config["protocol"] or "threshold", torch.Generator().manual_seed(0))
     if len(x) < images:
         raise RequestError(f"--given {source} has {len(x)} images; complete no more with -n")
@@ -501,9 +511,17 @@ def _given(source: str, config: dict[str, Any], images: int, keep: int | None) -
 
 
 def _condition(
-    model: Any, config: dict[str, Any], images: int, labels: str | None, vectors: Sequence[str], source: str | None
+    model: Any,
+    splits: Splits,
+    images: int,
+    labels: str | None,
+    vectors: Sequence[str],
+    source: str | None,
+    given: str | None,
 ) -> dict[str, Any]:
     """The labels, vectors and maps to sample with: as told, of the source, or by default all classes or of test."""
+    import torch
+
     from zoo.sampling import share
 
     told: dict[str, Any] = {}
@@ -513,42 +531,61 @@ def _condition(
         told["vectors"] = share([_numbers("--vector", vector, float) for vector in vectors], images)
     sizes = {"labels": model.num_classes, "vectors": model.vector_size, "maps": model.map_channels}
     wanted = [name for name, size in sizes.items() if size is not None and name not in told]
-    found = {}
-    if wanted and (source is not None or wanted != ["labels"]):
-        if source is not None and source.endswith(".safetensors"):
-            found = _tensors(source)
+    if source is not None and not wanted:
+        raise RequestError(
+            "--condition has nothing to tell: the model takes no condition, or you gave it all; leave it out"
+        )
+    place, option = source or given, "--given" if source is None else "--condition"
+    found: dict[str, Any] = {}
+    if wanted and (place is not None or wanted != ["labels"]):
+        if place is not None and place.endswith(".safetensors"):
+            found = _tensors(place)
         else:
-            data = _split_of(config, source or "test", "--condition")
+            data = _split(splits, place or "test", option)
             found = {name: getattr(data, name) for name in wanted}
     for name in wanted:
         part = found.get(name)
-        if part is not None and len(part) < images:
-            raise RequestError(f"{source or 'test'} has {name} for {len(part)} images; ask for no more with -n")
-        if part is not None:
-            told[name] = part[:images]
-        elif name == "labels":
+        if part is None and name == "labels" and source is None:
             told[name] = share(range(model.num_classes), images)
-        else:
+        elif part is None or part.ndim == 0:
             raise RequestError(
-                f"{source} has no {name}; name what has with --condition, a split or a .safetensors file"
+                f"{place or 'test'} has no {name}, one for each image; name what has with --condition, a split or a "
+                ".safetensors file"
             )
+        elif place is None:
+            # Nobody asked for these, so they may come again.
+            told[name] = part[torch.arange(images) % len(part)]
+        elif len(part) < images:
+            raise RequestError(f"{place} has {name} for {len(part)} images; ask for no more with -n")
+        else:
+            told[name] = part[:images]
     return told
 
 
-def _split_of(config: dict[str, Any], split: str, option: str) -> Any:
-    """A split of the data set that a model was trained on."""
-    from zoo.registry import DATA
-
-    if split not in ("train", "validation", "test"):
-        raise RequestError(f"{option} is {split!r}; name a split (train, validation, test) or a .safetensors file")
-    if config["dataset"] is None:
-        raise RequestError(f"the model does not say what it was trained on; give {option} a .safetensors file")
-    return DATA.build(_data_of(config), split, None)
+def _split(splits: Splits, name: str, option: str) -> Any:
+    if name not in ("train", "validation", "test"):
+        raise RequestError(f"{option} is {name!r}; name a split (train, validation, test) or a .safetensors file")
+    return splits(name)
 
 
-def _data_of(config: dict[str, Any]) -> dict[str, Any]:
+def _data_of(model: str, config: dict[str, Any]) -> Any:
     """The data set that a model was trained on, as a recipe has it."""
-    return {"name": config["dataset"] or "mnist", **(config.get("data_args") or {})}
+    from zoo import catalog
+    from zoo.recipe import parse_data
+
+    if config["dataset"] is None:
+        raise RequestError("the model does not say what it was trained on; name a data set or a .safetensors file")
+    section = parse_data({**config.get("data_args", {}), "name": config["dataset"]})
+    of = section.model_dump()
+    while isinstance(of, dict):
+        # Which files of yours are read, a stranger's model does not decide.
+        if catalog.where(model) == "hub" and of.get("name") == "folder":
+            raise RequestError(
+                f"{model} was trained on images of its author; name yours: zoo eval --data "
+                "'{name: folder, path: ...}', or a .safetensors file for zoo sample"
+            )
+        of = of.get("of")
+    return section
 
 
 def _tensors(path: str) -> dict[str, Any]:
@@ -708,6 +745,16 @@ def _sentence(result: dict[str, Any]) -> str:
 
 def _leaves(model: Any) -> list[tuple[str, Any]]:
     return [(name, part) for name, part in model.named_modules() if not list(part.children())]
+
+
+def _condition_in_words(condition: dict[str, Any]) -> str:
+    taken = {
+        "labels": f"labels, {condition['labels']} classes",
+        "vectors": f"vectors of {condition['vectors']} numbers",
+        "maps": f"maps of {condition['maps']} channels",
+    }
+    words = ", ".join(text for name, text in taken.items() if condition[name])
+    return f"{words}; without them, too, and with guidance" if condition["dropout"] else words
 
 
 def _one_line(layer: Any) -> str:

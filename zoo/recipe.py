@@ -56,6 +56,10 @@ class DataSection(BaseModel):
         """The builder's arguments."""
         return dict(self.model_extra or {})
 
+    def read(self, split: str, data_dir: Path | None = None) -> Any:
+        """One split of the data set."""
+        return DATA.build({"name": self.name, **self.arguments}, split, data_dir)
+
 
 class OptimizerSection(_Section):
     """Adam, with linear warm-up to the learning rate and cosine decay to zero."""
@@ -183,6 +187,29 @@ def check_arguments(registry: Registry, name: str, arguments: Mapping[str, Any])
             raise RegistryError(
                 f"arguments of the layer {layer!r} in {slot!r} of the {registry.kind} {name!r}: {listed(error)}"
             ) from None
+
+
+def parse_data(spec: Any) -> DataSection:
+    """A data set as a recipe has it, from a name or a mapping of ``name`` and its arguments.
+
+    Raises:
+        RecipeError: the name, or arguments that are unknown, missing or mistyped, all of them.
+
+    Example:
+        >>> parse_data({"name": "coarse", "of": "mnist", "factor": 7}).arguments
+        {'of': 'mnist', 'factor': 7}
+        >>> parse_data("mnits")
+        Traceback (most recent call last):
+        ...
+        zoo.recipe.RecipeError: data.name: no data set is named 'mnits'; did you mean 'mnist' or 'kmnist' or 'moments'?
+    """
+    data = spec if isinstance(spec, dict) else {"name": spec}
+    document = _Document(data={"data": data})
+    section = _validate(document, DataSection, data, ("data",))
+    _check_data(document, data, ("data",))
+    if section is None or document.problems:
+        raise RecipeError("; ".join(f"{'.'.join(where)}: {text}" for _, where, text in document.problems))
+    return section
 
 
 def listed(error: ValidationError) -> str:
@@ -379,12 +406,7 @@ def _check_names(document: _Document) -> None:
                 _build_dry(document, name, model, sections.get("data"))
         except RegistryError as error:
             document.problem(("model", "name"), str(error))
-    data = sections.get("data")
-    if isinstance(data, dict) and isinstance(data.get("name"), str):
-        try:
-            _validate(document, _data_model(data["name"]), data, ("data",))
-        except RegistryError as error:
-            document.problem(("data", "name"), str(error))
+    _check_data(document, sections.get("data"), ("data",))
 
 
 def _check_slots(document: _Document, model: dict[str, Any]) -> None:
@@ -408,10 +430,26 @@ def _slot_model(name: str) -> type[BaseModel]:
     return create_model("Arguments", __config__=known.model_config, **fields)
 
 
+def _check_data(document: _Document, data: Any, at: Location) -> None:
+    """Hold a data set's arguments against its builder, and those of the one ``of`` which it is."""
+    if isinstance(data, str):
+        data = {"name": data}
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+        return  # told already, by type
+    try:
+        _validate(document, _data_model(data["name"]), data, at)
+    except RegistryError as error:
+        document.problem((*at, "name") if at == ("data",) else at, str(error))
+        return
+    if "of" in data:
+        _check_data(document, data["of"], (*at, "of"))
+
+
 def _data_model(name: str) -> type[BaseModel]:
     """A data section as its builder wants it; the split and the folder of all data are not the recipe's to say."""
     known = _signature_model(DATA.get(name))
-    fields = {name: (part.annotation, part) for name, part in list(known.model_fields.items())[2:]}
+    fields = {name: (part.annotation, part) for name, part in known.model_fields.items()}
+    fields = {name: field for name, field in fields.items() if name not in ("split", "data_dir")}
     # What these must be is checked with all the other sections.
     fields |= {"name": (Any, None), "protocol": (Any, None)}
     return create_model("Data", __config__=known.model_config, **fields)

@@ -7,17 +7,29 @@ A leaf of pixels whose taps look to the right of what is known gives rows; a lea
 where all of its taps lie above. Pointwise work keeps the kind; tensors that meet must be of one kind and lag.
 
 A two-stack model takes H W fronts this way, however far its vertical stack sees to the right, and its vertical stack
-runs in one matrix product a row; the slope of :mod:`zoo.wavefront` grows with every pixel to the right.
+runs in one matrix product a row; the slope of :mod:`zoo.wavefront` grows with every pixel to the right. The stack must
+see its own row and be shifted down once, where it joins; one that is masked in every layer is of no one kind.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import torch
 from torch import Tensor, nn
 
-from zoo.causal import CausalityError, Context, DryFront, LagsDiffer, Read, Tap, dry_run, runs, tainted, title
+from zoo.causal import (
+    CausalityError,
+    Context,
+    DryFront,
+    LagsDiffer,
+    Read,
+    Tap,
+    dry_images,
+    dry_run,
+    runs,
+    side_by_side,
+    title,
+)
 
 ROWS = 2**30
 """The lag of a tensor of rows."""
@@ -30,6 +42,7 @@ class Schedule:
     Args:
         reads: every look at neighbours, in the order of the forward pass.
         input_lag: 1 for a model that is given the pixels drawn last, 0 for one that sees the channels before its own.
+        lag: of the output, always 0.
     """
 
     reads: tuple[Read, ...]
@@ -77,13 +90,11 @@ def schedule(module: nn.Module, channels: int, *, context: Context | None = None
         7
     """
     context = (context or Context()).each(lambda part: part[:1])
-    parameter = next(module.parameters(), torch.zeros(()))
-    height, width = getattr(module, "image_shape", (channels, 28, 28))[1:]
-    tiny = torch.ones(1, channels, 1, 2, dtype=parameter.dtype, device=parameter.device)
+    tiny, whole = dry_images(module, channels)
     front = DryFront(_rule)
     try:
         output_lag = dry_run(module, tiny, context, lag, front)
-        dry_run(module, tainted(tiny, height, width), context, lag, DryFront(_rule))
+        dry_run(module, whole, context, lag, DryFront(_rule))
     except LagsDiffer:
         output_lag = None
     if output_lag != 0:
@@ -106,8 +117,8 @@ def _rule(lag: int, taps: tuple[Tap, ...]) -> int:
 def _size(read: Read, width: int) -> tuple[int, int]:
     """How many rows a leaf remembers, and of how many cells each."""
     up, left, right = read.reach
-    # The row that is being written, while those before it are read.
-    return up + 2, left + width + right
+    # While a row is read as a whole, a pixel of the next one is there already.
+    return up + 1 + (read.output_lag == ROWS != read.lag), left + width + right
 
 
 class Rowwise:
@@ -121,13 +132,19 @@ class Rowwise:
     def __init__(self, schedule: Schedule, height: int, width: int) -> None:
         self.schedule, self.height, self.width = schedule, height, width
         self.row, self.column = 0, -1
+        self.first_pass = True
         self._memory: list[_Rows | None] = [None] * len(schedule.reads)
 
     def advance(self) -> None:
         """Go on to the next front."""
+        self.first_pass = True
         self.column += 1
         if self.column == self.width:
             self.row, self.column = self.row + 1, 0
+
+    def again(self) -> None:
+        """Go through the same front once more: what is of rows is remembered already."""
+        self.first_pass = False
 
     def take(self, images: Tensor, lag: int) -> Tensor:
         """What images (B, C, H, W) hold here: a pixel (B, C, 1, 1), or a row (B, C, 1, W) from right to left."""
@@ -146,12 +163,13 @@ class Rowwise:
         """How many pixels of each image a tensor of pixels holds in this front."""
         return 1
 
-    def remember(self, index: int, x: Tensor) -> tuple[Tensor, bool]:
+    def remember(self, index: int, x: Tensor) -> tuple[Tensor, bool] | None:
         """Keep the input of a read; what its taps see, a row of the matrix for each position and image."""
         read = self.schedule.reads[index]
-        batch, channels = x.shape[:2]
+        if read.output_lag == ROWS and read.lag == ROWS and not self._row_ends:
+            return None
         if read.in_place:
-            return x.permute(3, 2, 0, 1).reshape(-1, channels), True
+            return x.permute(3, 2, 0, 1).reshape(-1, x.shape[1]), True
         memory = self._memory[index]
         if memory is None:
             memory = self._memory[index] = _Rows(read, self.width, x)
@@ -164,14 +182,12 @@ class Rowwise:
         if read.output_lag != ROWS:
             row, column = self._behind(read.output_lag)
             return memory.read(max(row, 0), column, 1)
-        if self._row_ends:
-            return memory.read(self.row - 1, self.width - 1, self.width)
-        return x.new_zeros(batch, channels * len(read.taps)), True
+        return memory.read(self.row - 1, self.width - 1, self.width) if self._row_ends else None
 
     @property
     def _row_ends(self) -> bool:
         """Whether tensors of rows hold one: the row before this one."""
-        return self.column == 0 and self.row > 0
+        return self.column == 0 and self.row > 0 and self.first_pass
 
     def _behind(self, lag: int) -> tuple[int, int]:
         """The pixel that comes so many before this front's."""
@@ -188,10 +204,8 @@ class _Rows:
 
     def __init__(self, read: Read, width: int, x: Tensor) -> None:
         self.rows, self.cells = _size(read, width)
-        self.batch, self.channels = x.shape[:2]
-        self.cell = self.batch * self.channels
         self.last = read.reach[2] + width - 1
-        self.memory = x.new_zeros(self.rows, self.cells, self.batch, self.channels)
+        self.memory = x.new_zeros(self.rows, self.cells, *x.shape[:2])
         # Taps of one row that follow each other are read together.
         together = [(di, [-dj for _, dj in taps]) for di, taps in groupby(read.taps, key=lambda tap: tap[0])]
         self.runs = [(di, *run) for di, columns in together for run in runs(columns)]
@@ -204,13 +218,6 @@ class _Rows:
     def read(self, row: int, column: int, positions: int) -> tuple[Tensor, bool]:
         """What the taps see of so many positions, of which the first is that column: (positions * B, taps * C)."""
         first = self.last - column
-        seen = [
-            self.memory.as_strided(
-                (positions, self.batch, length, self.channels),
-                (self.cell, self.channels, step * self.cell, 1),
-                ((row + di) % self.rows * self.cells + first + offset) * self.cell,
-            )
-            for di, offset, step, length in self.runs
-        ]
-        together = seen[0] if len(seen) == 1 else torch.cat(seen, 2)
-        return together.reshape(positions * self.batch, -1), len(seen) == 1
+        cells = [((row + di) % self.rows * self.cells + first + offset, *run) for di, offset, *run in self.runs]
+        # What is not put together from several runs may be a view of the memory.
+        return side_by_side(self.memory, positions, 1, cells), len(cells) == 1

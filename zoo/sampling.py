@@ -11,7 +11,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from types import FunctionType, MethodType
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import rowwise, wavefront
-from zoo.causal import CausalityError, Context, Plan, nothing, over_fronts
+from zoo.causal import CausalityError, Context, Schedule, nothing, over_fronts
 from zoo.errors import RequestError
 
 MEMORY_ON_CPU, MEMORY_ELSEWHERE = 2**26, 2**30
@@ -117,13 +117,15 @@ def sample(
     """
     if sampler not in ("fast", "naive"):
         raise RequestError(f'sampler is {sampler!r}; it must be "fast" or "naive"')
-    if not temperature > 0:
-        raise RequestError(f"temperature is {temperature}; it must be greater than 0")
+    if not 0 < temperature < math.inf:
+        raise RequestError(f"temperature is {temperature}; it must be greater than 0 and finite")
+    if not math.isfinite(guidance):
+        raise RequestError(f"guidance is {guidance}; it must be finite: 1 for none, above 1 for more")
     if batch_size is not None and batch_size < 1:
         raise RequestError(f"batch_size is {batch_size}; it must be at least 1")
     if dtype is not None and not dtype.is_floating_point:
         raise RequestError(f"dtype is {dtype}; it must be floating, such as torch.bfloat16")
-    context = context or Context()
+    context = _as(dtype or next(model.parameters()).dtype, context)
     with evaluating(model):
         plan = _plan(model, context) if sampler == "fast" and images else None
     parameter = next(model.parameters())
@@ -136,7 +138,7 @@ def sample(
     samples = torch.zeros(images, *model.image_shape, dtype=grid, device=parameter.device)
     with evaluating(model):
         guided = guidance != 1
-        size = batch_size or _batch_size(model, plan, images, memory, 1 + guided)
+        size = batch_size or _batch_size(model, plan, images, memory, context, 1 + guided)
         walk = _walk_naive if plan is None else partial(_walk_fast, plan=plan)
         pixels = samples[:, 0].numel()
         for first in range(0, images, size):
@@ -160,6 +162,11 @@ def sample(
 
 def _quiet(done: int) -> None:
     pass
+
+
+def _as(dtype: torch.dtype, context: Context | None) -> Context:
+    """The condition, its floats of this type."""
+    return (context or Context()).each(lambda part: part.to(dtype) if part.is_floating_point() else part)
 
 
 def _guided(context: Context, guidance: float) -> Context:
@@ -220,7 +227,7 @@ def _walk_naive(samples: Tensor, drawing: _Drawing) -> None:
 
 
 @torch.inference_mode()
-def _walk_fast(samples: Tensor, drawing: _Drawing, plan: Plan) -> None:
+def _walk_fast(samples: Tensor, drawing: _Drawing, plan: Schedule) -> None:
     x, uniform = _rows_outermost(samples), _rows_outermost(drawing.uniform)
     given = None if drawing.given is None else _rows_outermost(drawing.given)
     done = 0
@@ -251,29 +258,33 @@ def _rows_outermost(images: Tensor) -> Tensor:
     return images.permute(2, 3, 0, 1).clone(memory_format=torch.contiguous_format).permute(2, 3, 0, 1)
 
 
-def schedule_of(model: nn.Module, context: Context | None = None) -> Plan:
-    """The way over an image for a model: its output sees the pixels before its own, and maybe channels before its own.
+def schedule_of(module: nn.Module, channels: int, context: Context | None = None) -> Schedule:
+    """The way over images of so many channels for a model, whose output sees pixels (and channels) before its own.
 
-    Row by row if a layer looks to the right of what is known, along a slope otherwise: docs/log.md has both measured.
+    Along a slope or row by row, whichever takes fewer fronts; docs/log.md has both measured.
 
     Raises:
         CausalityError: it has none.
     """
-    channels = model.image_shape[0]
+    height, width = getattr(module, "image_shape", (channels, 28, 28))[1:]
     # That it sees no later channels of its own pixel cannot be told from lags; zoo check measures it.
-    for lag in (1,) if channels == 1 else (1, 0):
-        with suppress(CausalityError):
-            rows = rowwise.schedule(model, channels, context=context, lag=lag)
-            if any(read.output_lag == rowwise.ROWS for read in rows.reads):
-                return rows
-            return wavefront.schedule(model, channels, context=context, lag=lag)
-    return wavefront.schedule(model, channels, context=context)
+    for lag in (1, 0)[: min(channels, 2)]:
+        found: list[Schedule] = []
+        for way in (rowwise, wavefront):
+            try:
+                found.append(way.schedule(module, channels, context=context, lag=lag))
+            except CausalityError as error:
+                reason = error
+        if found:
+            return min(found, key=lambda schedule: schedule.fronts(height, width))
+    raise reason
 
 
-def _plan(model: nn.Module, context: Context) -> Plan | None:
+def _plan(model: nn.Module, context: Context) -> Schedule | None:
     """The model's schedule, found once and kept with the model for as long as it is built the same; None if none is."""
-    # Other layers, taps or settings may make another schedule.
-    built = [
+    # Other layers, taps or settings may make another schedule, and so may other kinds of condition.
+    built: list[Any] = [part is None for part in (context.labels, context.vectors, context.maps)]
+    built += [
         (
             id(part),
             *((int(di), int(dj)) for di, dj in getattr(part, "taps", ())),
@@ -284,7 +295,7 @@ def _plan(model: nn.Module, context: Context) -> Plan | None:
     known, plan = vars(model).get(KEPT, (None, None))
     if known != built:
         try:
-            plan = schedule_of(model, context)
+            plan = schedule_of(model, model.image_shape[0], context)
         except CausalityError as error:
             warnings.warn(f"sampling pixel by pixel, which is slow: {error}", stacklevel=3)
             return None
@@ -292,7 +303,9 @@ def _plan(model: nn.Module, context: Context) -> Plan | None:
     return plan
 
 
-def _batch_size(model: nn.Module, plan: Plan | None, images: int, memory: int | None, copies: int) -> int:
+def _batch_size(
+    model: nn.Module, plan: Schedule | None, images: int, memory: int | None, context: Context, copies: int
+) -> int:
     """As many images as the bound allows, at least one, and equally many each time."""
     if plan is None:
         return NAIVE_BATCH
@@ -300,7 +313,10 @@ def _batch_size(model: nn.Module, plan: Plan | None, images: int, memory: int | 
     outputs = model.likelihood.output_channels(model.image_shape[0])
     if memory is None:
         memory = MEMORY_ON_CPU if parameter.device.type == "cpu" else MEMORY_ELSEWHERE
-    most = max(1, memory // copies // plan.bytes_per_image(model.image_shape, parameter.element_size(), outputs))
+    image = plan.bytes_per_image(model.image_shape, parameter.element_size(), outputs)
+    if context.maps is not None:
+        image += context.maps[0].numel() * context.maps.element_size()
+    most = max(1, memory // copies // image)
     return math.ceil(images / math.ceil(images / most))
 
 
@@ -344,13 +360,15 @@ def verify(
     Given pixels must be as given.
     """
     parameter = next(model.parameters())
-    tolerance = 1e-12 if parameter.dtype == torch.float64 else 1e-5
+    # What amplifies logits amplifies their last bits.
+    amplified = max(1.0, (abs(guidance) + abs(guidance - 1)) / temperature)
+    tolerance = amplified * (1e-12 if parameter.dtype == torch.float64 else 1e-5)
     mismatches = near = 0
     with evaluating(model):
         for first in range(0, len(x), batch_size):
             part = slice(first, first + batch_size)
             seen = x[part].to(parameter, memory_format=torch.channels_last)
-            condition = _guided((context or Context()).each(lambda whole, part=part: whole[part]), guidance)
+            condition = _guided(_as(parameter.dtype, context).each(lambda whole, part=part: whole[part]), guidance)
             uniform = noise(seed, first, len(seen), model.image_shape).to(parameter.device)
             again, margin = model.likelihood.quantile(_logits(model, seen, condition, guidance, temperature), uniform)
             undecided = margin <= tolerance
@@ -365,13 +383,15 @@ def verify(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and convolutions in full float32: TF32 would differ between a whole image and a front."""
-    training, convolutions = model.training, torch.backends.cudnn.conv
-    precision = convolutions.fp32_precision
+    """Evaluation mode, and products in full float32: TF32 would differ between a whole image and a front."""
+    training, products = model.training, (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    precisions = [product.fp32_precision for product in products]
     model.eval()
-    convolutions.fp32_precision = "ieee"
+    for product in products:
+        product.fp32_precision = "ieee"
     try:
         yield
     finally:
-        convolutions.fp32_precision = precision
+        for product, precision in zip(products, precisions, strict=True):
+            product.fp32_precision = precision
         model.train(training)

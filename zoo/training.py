@@ -32,7 +32,7 @@ from zoo.evaluation import DRAWS, Result, check_fit, condition, evaluate
 from zoo.files import write_text
 from zoo.models import PixelModel
 from zoo.recipe import Recipe, dump_recipe
-from zoo.registry import DATA, MODELS
+from zoo.registry import MODELS
 from zoo.run_folder import METRICS, opened, trim_metrics
 from zoo.sampling import share
 from zoo.signals import Stopped, collected_signals
@@ -83,7 +83,9 @@ def train(
         TrainingError: the loss is no longer finite; the last good checkpoint is kept.
         Stopped: SIGINT or SIGTERM came; the run is saved.
     """
-    train_set, validation_set, test_set = (_data(recipe, split, data_dir) for split in ("train", "validation", "test"))
+    train_set, validation_set, test_set = (
+        recipe.data.read(split, data_dir) for split in ("train", "validation", "test")
+    )
     run, commit = begin(recipe), _commit()
     for part in (train_set, validation_set, test_set):
         check_fit(run.model, part)
@@ -91,6 +93,7 @@ def train(
         if (output / "config.json").is_file():
             return _summary(output, folder.read_config(output))
         (output / "previews").mkdir(exist_ok=True)
+        run.data = train_set.digest()
         if (output / CHECKPOINT).is_file():
             restore(run, output / CHECKPOINT)
         trim_metrics(output, run.step // _steps_per_epoch(recipe, train_set))
@@ -103,7 +106,7 @@ def train(
 
 def dry_run(recipe: Recipe, data_dir: Path | None = None) -> dict[str, Any]:
     """Build everything, train one batch (twice, to time the second), and tell what the whole training would take."""
-    data = _data(recipe, "train", data_dir).to(_device())
+    data = recipe.data.read("train", data_dir).to(_device())
     run = begin(recipe)
     check_fit(run.model, data)
     batch = torch.arange(min(recipe.training.batch_size, len(data)))
@@ -340,10 +343,6 @@ def _commit() -> str | None:
         return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or None
     except OSError:  # no git here
         return None
-
-
-def _data(recipe: Recipe, split: str, data_dir: Path | None) -> ImageSet:
-    return DATA.build({"name": recipe.data.name, **recipe.data.arguments}, split, data_dir)
 
 
 def _schedule(step: int, warmup: int, steps: float) -> float:

@@ -10,10 +10,21 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from zoo.causal import CausalityError, Context, DryFront, LagsDiffer, Read, Tap, dry_run, runs, tainted, title
+from zoo.causal import (
+    CausalityError,
+    Context,
+    DryFront,
+    LagsDiffer,
+    Read,
+    Tap,
+    dry_images,
+    dry_run,
+    runs,
+    side_by_side,
+    title,
+)
 
 
 @dataclass(frozen=True)
@@ -84,10 +95,7 @@ def schedule(
         4
     """
     context = (context or Context()).each(lambda part: part[:1])
-    parameter = next(module.parameters(), torch.zeros(()))
-    height, width = getattr(module, "image_shape", (channels, 28, 28))[1:]
-    tiny = torch.ones(1, channels, 1, 2, dtype=parameter.dtype, device=parameter.device)
-    whole = tainted(tiny, height, width)
+    tiny, whole = dry_images(module, channels)
     by_channel = lag == 0 and not output_may_lag
     slope, limit = 1, 1
     while slope <= limit:
@@ -139,6 +147,9 @@ class Wavefront:
         """Go on to the next front."""
         self.time += 1
         self._spans.clear()
+
+    def again(self) -> None:
+        """Go through the same front once more."""
 
     def take(self, images: Tensor, lag: int) -> Tensor:
         """What images (B, C, H, W) hold at this front's positions, for a tensor that lags so: a view (B, C, 1, P).
@@ -230,17 +241,8 @@ class _Band:
         """What the taps of output rows [low, end) read, side by side: ((end - low) * B, taps * C)."""
         # A front without pixels reads for one that is somewhere.
         time = time - self.output_lag if high > low else self.slope * low
-        start, rows, cell, channels = self.origin + self.depth * low - time, end - low, self.cell, self.channels
-        seen = [
-            self.memory.as_strided(
-                (rows, self.batch, length, channels),
-                (self.depth * cell, channels, step * cell, 1),
-                (start + first) * cell,
-            )
-            for first, step, length in self.runs
-        ]
-        together = seen[0] if len(seen) == 1 else torch.cat(seen, 2)
-        return together.reshape(rows * self.batch, -1)
+        start = self.origin + self.depth * low - time
+        return side_by_side(self.memory, end - low, self.depth, [(start + first, *run) for first, *run in self.runs])
 
     def _rows(self, time: int, low: int, high: int) -> Tensor:
         return self.memory.as_strided(

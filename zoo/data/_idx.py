@@ -42,11 +42,11 @@ def read(kind: str, split: str, root: Path, download: bool, num_classes: int = 1
         )
     try:
         data = source(root, train=split != "test", download=bool(missing))
-    except (ValueError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # torchvision asserts, unpacks and downloads whatever it finds
         where = f"{kind} could not be fetched to {raw}" if missing else f"{kind} in {root} cannot be read"
         raise FailedError(
-            f"{where}: {' '.join(str(error).split())}; copy its files there ({', '.join(FILES)}), or name their folder "
-            "with --data-dir"
+            f"{where}: {' '.join(str(error).split())}; copy its files there ({', '.join(FILES)}), "
+            "delete them to have them fetched again, or name their folder with --data-dir"
         ) from None
     held_out = len(data) * TRAINING_IMAGES // 60_000
     part = {"train": slice(held_out), "validation": slice(held_out, None), "test": slice(None)}[split]

@@ -1,5 +1,6 @@
 """What a data set is, and the protocols that turn its bytes into the values a model takes."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -32,6 +33,14 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def digest(self) -> str:
+        """The sha256 of all of it."""
+        parts = (self.images, self.labels, self.vectors, self.maps)
+        whole = hashlib.sha256()
+        for part in parts:
+            whole.update(b"none" if part is None else str(tuple(part.shape)).encode() + part.cpu().numpy().tobytes())
+        return whole.hexdigest()
 
     def to(self, device: torch.device) -> "ImageSet":
         """The same, in the memory of a device."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from annotated_types import Gt
 from torch.nn import functional as F
 
@@ -41,6 +42,6 @@ def coarse(
     height, width = data.images.shape[2:]
     if height % factor or width % factor:
         raise RequestError(f"factor is {factor}; it must divide the images' height and width, {height} and {width}")
-    means = F.avg_pool2d(data.images.float(), factor)
-    maps = F.interpolate(means, scale_factor=factor, mode="nearest") / 127.5 - 1
+    means = torch.cat([F.avg_pool2d(part.float(), factor) for part in data.images.split(1000)])
+    maps = F.interpolate(means / 127.5 - 1, scale_factor=factor, mode="nearest")
     return ImageSet(data.images, data.labels, data.num_classes, data.vectors, maps)

@@ -1,7 +1,10 @@
 """A folder of your own images: any sizes and formats, with a class for each sub-folder if there are any."""
 
 import hashlib
+import os
+import unicodedata
 import warnings
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +18,12 @@ from torch import Tensor
 from zoo.data._images import ImageSet
 from zoo.errors import RequestError, first_line
 
-KNOWN = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+KNOWN = (".png", ".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+UNKNOWN = (".heic", ".heif", ".avif", ".svg", ".raw", ".dng", ".nef", ".cr2")
+# Those of which Pillow reads the bytes itself; for others it would start programs.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+NAMED = 10
+"""How many broken files are named one by one."""
 
 
 def folder(
@@ -30,14 +38,15 @@ def folder(
 ) -> ImageSet:
     """The images of a folder and its sub-folders, cut to squares of one size.
 
-    An image is turned as its EXIF data say, laid on white where it is transparent, scaled so that its shorter side has
-    the size, and cut around its middle. The splits go by the hash of a file's name, so that files that come or go move
-    few others; three readable images are enough for one in each.
+    An image is turned as its EXIF data say, scaled so that its shorter side has the size, cut around its middle and
+    laid on white where it is transparent; of 16 bits the upper 8 count, of an animation the first frame. The splits go
+    by the hash of a file's name, so that files that come or go move few others.
 
     Args:
         split: "train", "validation" or "test".
         data_dir: where a relative path begins; by default the current folder.
-        path: the folder. If all images are in sub-folders of it, each of these is a class, in the order of their names.
+        path: the folder; "~" is your home. If all images are in sub-folders of it, each of these is a class, in the
+            order of their names.
         size: height and width.
         mode: "rgb" for 3 channels, "grey" for 1.
         held_out: the share of validation, and that of test.
@@ -55,11 +64,13 @@ def folder(
         ...     folder("train", path=place).images.shape
         torch.Size([8, 3, 32, 32])
     """
-    root = Path(data_dir or ".") / path
+    root = (Path(data_dir or ".") / Path(path).expanduser()).absolute()
     if not root.is_dir():
-        raise RequestError(f"there is no folder {str(root)!r}; set data.path to the folder with your images")
-    files = [file.relative_to(root) for file in root.rglob("*") if file.suffix.lower() in KNOWN and file.is_file()]
-    files = sorted(file for file in files if not any(part.startswith(".") for part in file.parts))
+        raise RequestError(
+            f"there is no folder {str(root)!r}; name the one with your images: data.path in a recipe, "
+            "--data '{name: folder, path: ...}' elsewhere; a relative path begins at --data-dir, or where you are"
+        )
+    files = _files(root)
     if not files:
         raise RequestError(f"{str(root)!r} holds no images; known are files that end in {', '.join(KNOWN)}")
     tops = sorted({file.parts[0] for file in files})
@@ -67,38 +78,72 @@ def folder(
     classes = tops if all(len(file.parts) > 1 for file in files) else []
 
     def shuffled(file: Path) -> bytes:
-        return hashlib.sha256(f"{seed} {file.as_posix()}".encode()).digest()
+        # One name for what systems write differently; a name may be no text at all.
+        name = unicodedata.normalize("NFC", f"{seed} {file.as_posix()}")
+        return hashlib.sha256(os.fsencode(name)).digest()
 
-    readable = (
-        (file, image)
-        for file in sorted(files, key=shuffled)
-        if (image := _read(root / file, file, size, mode)) is not None
-    )
-    count = max(1, round(held_out * len(files)))
+    Image.init()  # else Pillow knows only some of its formats
+    broken: list[str] = []
+
+    def readable() -> Iterator[tuple[Path, Tensor]]:
+        for file in sorted(files, key=shuffled):
+            try:
+                yield file, _read(root / file, size, mode)
+            except Exception as error:  # whatever Pillow's decoders meet in a stranger's bytes
+                broken.append(f"{_printable(file)} cannot be read and is left out: {first_line(error)}")
+
+    count = max(1, min(round(held_out * len(files)), (len(files) - 1) // 2))
     first = {"validation": 0, "test": count, "train": 2 * count}[split]
-    chosen = sorted(islice(readable, first, None if split == "train" else first + count), key=lambda pair: pair[0])
+    chosen = sorted(islice(readable(), first, None if split == "train" else first + count), key=lambda pair: pair[0])
+    for message in broken[:NAMED]:
+        warnings.warn(message, stacklevel=2)
+    if len(broken) > NAMED:
+        warnings.warn(f"and {len(broken) - NAMED} more that cannot be read", stacklevel=2)
     if not chosen:
         raise RequestError(
-            f"{str(root)!r} has no readable image left for {split}: {len(files)} files in all, of which {count} are "
-            f"for validation and {count} for test; add images, at least three in all"
+            f"{str(root)!r} has no readable image left for {split}: of {len(files)} files {count} are for validation, "
+            f"{count} for test, and {len(broken)} of those looked at cannot be read; three readable ones are the least"
         )
     labels = torch.tensor([classes.index(file.parts[0]) for file, _ in chosen]) if classes else None
     return ImageSet(torch.stack([image for _, image in chosen]), labels, len(classes) or None)
 
 
-def _read(path: Path, name: Path, size: int, mode: str) -> Tensor | None:
-    """The image (C, size, size) as bytes; None, with a warning, for a file that is none."""
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
-                upright = Image.fromarray((np.asarray(upright) / 257).round().clip(0, 255).astype(np.uint8))
-            opaque = Image.new("RGBA", upright.size, "white")
-            opaque.alpha_composite(upright.convert("RGBA"))
-            square = ImageOps.fit(
-                opaque.convert("RGB" if mode == "rgb" else "L"), (size, size), Image.Resampling.LANCZOS
-            )
-    except Exception as error:  # whatever Pillow's decoders meet in a stranger's bytes
-        warnings.warn(f"{name} cannot be read and is left out: {first_line(error)}", stacklevel=2)
-        return None
-    return torch.from_numpy(np.array(square)).view(size, size, -1).permute(2, 0, 1).contiguous()
+def _files(root: Path) -> list[Path]:
+    """The images below a folder, links followed, each folder once."""
+    files, unknown, visited = [], [], set()
+    for place, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in visited else [name for name in folders if not name.startswith(".")]
+        here = [] if real in visited else [Path(place, name) for name in names if not name.startswith(".")]
+        visited.add(real)
+        files += [file.relative_to(root) for file in here if file.suffix.lower() in KNOWN and file.is_file()]
+        unknown += [file.suffix for file in here if file.suffix.lower() in UNKNOWN]
+    if unknown:
+        kinds = ", ".join(sorted(set(unknown)))
+        warnings.warn(f"{len(unknown)} files are left out: {kinds} is not read; convert them first", stacklevel=3)
+    return sorted(files)
+
+
+def _read(path: Path, size: int, mode: str) -> Tensor:
+    """The image (C, size, size) as bytes."""
+    with Image.open(path, formats=FORMATS) as image:
+        # A JPEG is decoded no finer than needed.
+        image.draft("RGB", (4 * size, 4 * size))
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):
+            values = np.asarray(upright)
+            if values.min() < 0 or values.max() > 65535:
+                raise ValueError(f"its values go from {values.min()} to {values.max()}, not from 0 to 65535")
+            upright = Image.fromarray((values / 257).round().astype(np.uint8))
+        elif upright.mode == "F":
+            raise ValueError("its values are floats, of which nobody knows how bright they are")
+        transparent = upright.has_transparency_data
+        square = ImageOps.fit(upright.convert("RGBA" if transparent else "RGB"), (size, size), Image.Resampling.LANCZOS)
+        if transparent:
+            square = Image.alpha_composite(Image.new("RGBA", square.size, "white"), square)
+        array = np.array(square.convert("RGB" if mode == "rgb" else "L"))
+    return torch.from_numpy(array).view(size, size, -1).permute(2, 0, 1).contiguous()
+
+
+def _printable(file: Path) -> str:
+    return str(file).encode(errors="replace").decode()

@@ -22,7 +22,9 @@ def moments(split: str = "train", data_dir: Path | None = None, *, of: str | dic
         torch.Size([256, 4])
     """
     data = DATA.build(of, split, data_dir)
-    return ImageSet(data.images, data.labels, data.num_classes, measured(data.images.float() / 255), data.maps)
+    # In parts, since each needs memory several times over.
+    vectors = torch.cat([measured(part.float() / 255) for part in data.images.split(1000)])
+    return ImageSet(data.images, data.labels, data.num_classes, vectors, data.maps)
 
 
 def measured(images: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zoo.causal import Context
 
@@ -44,8 +43,8 @@ class ConditionalBias(nn.Module):
             raise ValueError("this layer is conditional and was given no labels; pass Context(labels=...)")
 
         def bias() -> Tensor:
-            # A row of zeros more, which is the last, that is -1.
-            return F.pad(self.weight, (0, 0, 0, 1))[context.labels][:, :, None, None].to(x.dtype)
+            known = (context.labels >= 0)[:, None]
+            return torch.where(known, self.weight[context.labels.clamp(min=0)], 0)[:, :, None, None].to(x.dtype)
 
         return x + (bias() if context.front is None else context.front.once(self, bias, context.labels))
 

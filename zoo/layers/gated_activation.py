@@ -35,7 +35,7 @@ class GatedActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Activate every pixel."""
         halves = x.chunk(2, 1) if self.colors == 1 else x.unflatten(1, (self.colors, 2, -1)).unbind(2)
-        # Copies lie dense in memory, in the order of x: sigmoids run nine times faster so.
+        # Copies lie dense in memory, in the order of x: on CPUs sigmoids of bfloat16 run much faster so.
         a, b = (half.clone().flatten(1, -3) for half in halves)
         return torch.tanh(a) * torch.sigmoid(b)
 

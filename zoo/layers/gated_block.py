@@ -21,24 +21,25 @@ class GatedBlock(nn.Module):
     .. math::
         g_v &= \operatorname{gate}(W_v * v \; + V_v c) \\
         g_h &= \operatorname{gate}(W_h * h + W_{vh} \operatorname{shift}(g_v) \; + V_h c) \\
-        (v, h, s) &\leftarrow (v + g_v, \; h + W_r g_h, \; s + W_s g_h)
+        (v, h, s) &\leftarrow (g_v, \; h + W_r g_h, \; s + W_s g_h)
 
     with gate(a, b) = tanh(a) * sigmoid(b), biases left out, c the condition. v sees whole rows, h the pixels up to its
     own; what v knows of a row joins h one row further down, so that h has no blind spot.
 
-    Maps v (B, vertical_channels, H, W), h and the skip connections' sum s (B, channels, H, W) to the same shapes.
+    Maps v (B, vertical_channels, H, W), h and the skip connections' sum s (B, channels, H, W) to the same shapes. The
+    vertical stack has no residual, as in the paper: each block's v is a column or more behind the one before it while
+    fronts are drawn, and the two could not be added.
 
     Reference: van den Oord et al., Conditional Image Generation with PixelCNN Decoders, 2016, section 2, figure 2.
-    Deviations: the vertical stack has a residual, too, joins by its activated features, and may be narrower; skip
-    connections as in van den Oord et al., WaveNet, 2016; dilation.
+    Deviations: the vertical stack joins by its activated features and may be narrower; skip connections as in van den
+    Oord et al., WaveNet, 2016; both convolutions may be dilated.
 
     Args:
         channels: of the horizontal stack and of s.
         vertical_channels: of the vertical stack; by default as many.
         num_classes, vector_size, map_channels: of the biases for labels, vectors and maps, inside the gates, or None.
         kernel_size: columns of both convolutions, and twice the rows that the vertical one sees above, about; odd.
-        dilation: distance between the rows that v sees and between the columns that h sees. The columns of v stay side
-            by side: those to the right make sampling slower, since more must be known before a pixel can be drawn.
+        dilation: distance between the taps of both; a larger one sees further for the same work.
         colors: how many groups the channels of h and s are ordered by; see :class:`zoo.layers.MaskedConv2d`.
 
     Example:
@@ -69,7 +70,7 @@ class GatedBlock(nn.Module):
         self.vertical = conditioned(VerticalConv2d(wide, 2 * wide, kernel_size, dilation=dilation), *condition)
         self.vertical_gate = GatedActivation()
         self.shift = ShiftDown()
-        self.join = nn.Conv2d(wide, 2 * channels, 1, bias=False)
+        self.join = MaskedConv2d("B", wide, 2 * channels, 1, bias=False)
         size = (1, kernel_size)
         horizontal = MaskedConv2d("B", channels, 2 * channels, size, dilation=(1, dilation), colors=colors)
         self.horizontal = conditioned(horizontal, *condition)
@@ -79,7 +80,7 @@ class GatedBlock(nn.Module):
 
     def forward(self, v: Tensor, h: Tensor, s: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Run the block on the vertical stack, the horizontal one and the sum of skip connections."""
-        gated_v = self.vertical_gate(call(self.vertical, v, context))
-        joined = self.join(self.shift(gated_v, context))
-        gated_h = self.horizontal_gate(call(self.horizontal, h, context) + joined)
-        return v + gated_v, h + self.residual(gated_h, context), s + self.skip(gated_h, context)
+        v = self.vertical_gate(call(self.vertical, v, context))
+        joined = call(self.join, self.shift(v, context), context)
+        gated = self.horizontal_gate(call(self.horizontal, h, context) + joined)
+        return v, h + call(self.residual, gated, context), s + call(self.skip, gated, context)

@@ -53,6 +53,7 @@ class ResidualBlock(nn.Module):
         norm: str | None = None,
     ) -> None:
         super().__init__()
+        self.channels, self.colors = channels, colors
         ordered = {} if colors == 1 else {"colors": colors}
         self.norm = LAYERS.build(norm, channels, **ordered) if norm else nn.Identity()
         convolution = MaskedConv2d("B", channels, channels, kernel_size, dilation=dilation, colors=colors)

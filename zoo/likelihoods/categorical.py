@@ -37,7 +37,7 @@ class Categorical:
     def log_prob(self, logits: Tensor, x: Tensor) -> Tensor:
         """log p(x) of each image: (B,) nats."""
         level = (x * (self.levels - 1)).round().long().flatten(0, 1)
-        return -F.cross_entropy(self._by_channel(logits), level, reduction="none").view(len(x), -1).sum(1)
+        return -F.cross_entropy(self._by_channel(logits), level, reduction="none").view(x.shape).flatten(1).sum(1)
 
     def quantile(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Draw by the inverse CDF, the first level where it exceeds uniform; also how far the nearest step is."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from zoo import sampling
 from zoo.causal import Context, nothing
-from zoo.errors import RequestError
+from zoo.errors import RequestError, first_line
 
 
 class PixelModel(nn.Module):
@@ -204,7 +204,7 @@ class PixelModel(nn.Module):
         try:
             part = torch.as_tensor(given)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise RequestError(f"{name} are {given!r}, {error}; this model {self._takes()}") from None
+            raise RequestError(f"{name} are no tensor: {first_line(error)}; this model {self._takes()}") from None
         whole = not (part.is_floating_point() or part.is_complex() or part.dtype == torch.bool)
         if part.is_complex() or (name == "labels" and not whole):
             kind = "integers" if name == "labels" else "real numbers"

@@ -1,6 +1,5 @@
 """Gated PixelCNN: a vertical stack that sees whole rows, a horizontal one that sees its own, and no blind spot."""
 
-from itertools import cycle, islice
 from typing import Annotated, Any
 
 import torch
@@ -13,10 +12,8 @@ from zoo.layers.masked_conv2d import MaskedConv2d
 from zoo.layers.shift_down import ShiftDown
 from zoo.layers.vertical_conv2d import VerticalConv2d
 from zoo.models._base import PixelModel
-from zoo.registry import LAYERS, LIKELIHOODS
-
-Positive = Annotated[int, Gt(0)]
-Side = Annotated[int, Gt(0), Le(1024)]
+from zoo.models._blocks import Positive, Side, blocks
+from zoo.registry import LIKELIHOODS
 
 
 class GatedPixelCNN(PixelModel):
@@ -27,7 +24,8 @@ class GatedPixelCNN(PixelModel):
     then B given R and G.
 
     Reference: van den Oord et al., Conditional Image Generation with PixelCNN Decoders, 2016, section 2.
-    Deviations: those of the block; see :class:`zoo.layers.GatedBlock`.
+    Deviations: those of the block, see :class:`zoo.layers.GatedBlock`; the first layer has no gates; the head sees the
+    sum of the horizontal stack and the skip connections.
 
     Args:
         channels: of the horizontal stack and the head; a multiple of the image's channels.
@@ -79,21 +77,22 @@ class GatedPixelCNN(PixelModel):
         condition = (num_classes, vector_size, map_channels)
         self.vertical = conditioned(VerticalConv2d(colors, wide, kernel_size), *condition)
         self.shift = ShiftDown()
-        self.join = nn.Conv2d(wide, channels, 1, bias=False)
+        self.join = MaskedConv2d("B", wide, channels, 1, bias=False)
         first = MaskedConv2d("A", colors, channels, (1, kernel_size), colors=colors)
         self.horizontal = conditioned(first, *condition)
-        # A block of your own need know only what its model uses.
-        beyond = {
-            "vertical_channels": (wide, channels),
-            "vector_size": (vector_size, None),
-            "map_channels": (map_channels, None),
-            "colors": (colors, 1),
-        }
-        used = {name: value for name, (value, unused) in beyond.items() if value != unused}
-        self.blocks = nn.ModuleList()
-        for dilation in islice(cycle(dilations), layers):
-            dilated = {} if dilation == 1 else {"dilation": dilation}
-            self.blocks.append(LAYERS.build(block, channels, num_classes=num_classes, **used, **dilated))
+        self.blocks = nn.ModuleList(
+            blocks(
+                block,
+                channels,
+                layers,
+                dilations,
+                num_classes=num_classes,
+                vertical_channels=(wide, channels),
+                vector_size=(vector_size, None),
+                map_channels=(map_channels, None),
+                colors=(colors, 1),
+            )
+        )
         self.head = Sequential(
             nn.ReLU(),
             conditioned(MaskedConv2d("B", channels, channels, 1, colors=colors), *condition),
@@ -104,7 +103,7 @@ class GatedPixelCNN(PixelModel):
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         """The logits of images, or of a front."""
         v = call(self.vertical, x, context)
-        h = call(self.horizontal, x, context) + self.join(self.shift(v, context))
+        h = call(self.horizontal, x, context) + call(self.join, self.shift(v, context), context)
         s = torch.zeros_like(h)
         for block in self.blocks:
             v, h, s = block(v, h, s, context)

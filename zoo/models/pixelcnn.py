@@ -1,6 +1,5 @@
 """PixelCNN, plain and conditional: a type-A masked convolution, then type-B blocks, then a head."""
 
-from itertools import cycle, islice
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -10,10 +9,8 @@ from zoo.causal import Context, Sequential
 from zoo.layers._conditioned import conditioned
 from zoo.layers.masked_conv2d import MaskedConv2d
 from zoo.models._base import PixelModel
-from zoo.registry import LAYERS, LIKELIHOODS
-
-Positive = Annotated[int, Gt(0)]
-Side = Annotated[int, Gt(0), Le(1024)]
+from zoo.models._blocks import Positive, Side, blocks
+from zoo.registry import LIKELIHOODS
 
 
 class PixelCNN(PixelModel):
@@ -72,13 +69,6 @@ class PixelCNN(PixelModel):
         )
         colors = image_shape[0]
         outputs = self.likelihood.output_channels(colors)
-        # A block of your own need know only what its model uses.
-        beyond = {"vector_size": (vector_size, None), "map_channels": (map_channels, None), "colors": (colors, 1)}
-        used = {name: value for name, (value, unused) in beyond.items() if value != unused}
-        blocks = []
-        for dilation in islice(cycle(dilations), layers):
-            dilated = {} if dilation == 1 else {"dilation": dilation}
-            blocks.append(LAYERS.build(block, channels, num_classes=num_classes, **used, **dilated))
 
         def convolution(mask_type: Literal["A", "B"], inputs: int, outputs: int, kernel_size: int) -> nn.Module:
             conv = MaskedConv2d(mask_type, inputs, outputs, kernel_size, colors=colors)
@@ -86,7 +76,16 @@ class PixelCNN(PixelModel):
 
         self.net = Sequential(
             convolution("A", colors, channels, kernel_size),
-            *blocks,
+            *blocks(
+                block,
+                channels,
+                layers,
+                dilations,
+                num_classes=num_classes,
+                vector_size=(vector_size, None),
+                map_channels=(map_channels, None),
+                colors=(colors, 1),
+            ),
             nn.ReLU(),
             convolution("B", channels, channels, 1),
             nn.ReLU(),
