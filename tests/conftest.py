@@ -60,6 +60,24 @@ def zoo_command(tmp_path):
 
 
 @pytest.fixture
+def zoo_inside(tmp_path, monkeypatch):
+    """Run the command line in this process, which spares the start of another: (exit code, stdout, stderr)."""
+    from click.testing import CliRunner
+
+    from zoo.cli import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        answer = CliRunner().invoke(cli, [str(argument) for argument in arguments], standalone_mode=False)
+        if answer.exception is not None:
+            raise answer.exception
+        return subprocess.CompletedProcess(arguments, answer.return_value or 0, answer.stdout, answer.stderr)
+
+    return run
+
+
+@pytest.fixture
 def root():
     return Path(__file__).parents[1]
 

@@ -81,7 +81,8 @@ def test_train_then_eval_and_sample(zoo_command, tmp_path):
         assert animation.n_frames > 10
 
 
-def test_train_on_a_folder_and_sample(zoo_command, tmp_path):
+@pytest.mark.filterwarnings("default:.*cannot be read")
+def test_train_on_a_folder_and_sample(zoo_inside, tmp_path):
     generator = np.random.default_rng(0)
     for number in range(40):
         height, width = generator.integers(5, 60, 2)
@@ -92,31 +93,31 @@ def test_train_on_a_folder_and_sample(zoo_command, tmp_path):
     (tmp_path / "photos" / "warm" / "broken.png").write_bytes(b"\x89PNG, or not")
     small = ["model.image_shape=[3, 6, 6]", "data.size=6", "model.channels=12", "model.layers=1", "training.epochs=3"]
     small += ["training.batch_size=4", "optimizer.learning_rate=2e-2", "optimizer.warmup_steps=5", "training.ema=0.5"]
-    answer = zoo_command("train", "folder", "data.path=photos", "model.num_classes=2", *small, "--json")
+    with pytest.warns(UserWarning, match="warm/broken.png cannot be read and is left out"):
+        answer = zoo_inside("train", "folder", "data.path=photos", "model.num_classes=2", *small, "--json")
     assert answer.returncode == 0, answer.stderr
-    assert "Warning: warm/broken.png cannot be read and is left out" in answer.stderr
-    result = json.loads(zoo_command("eval", "runs/my-images", "--json").stdout)
+    result = json.loads(zoo_inside("eval", "runs/my-images", "--json").stdout)
     assert result["dataset"] == "folder"
     assert result["bits_per_dim"] < 8
-    answer = zoo_command("sample", "runs/my-images", "-n", "8", "--verify", "-o", "x.safetensors", "--json")
+    answer = zoo_inside("sample", "runs/my-images", "-n", "8", "--verify", "-o", "x.safetensors", "--json")
     assert json.loads(answer.stdout)["verified"]
     assert load_file(tmp_path / "x.safetensors")["images"].shape == (8, 3, 6, 6)
     # Another folder, with other classes.
     spec = "{name: folder, path: photos/cold, size: 6}"
-    answer = zoo_command("eval", "runs/my-images", "--data", spec)
+    answer = zoo_inside("eval", "runs/my-images", "--data", spec)
     assert answer.returncode == 2
     assert "the data has no classes, the model is conditional on 2" in answer.stderr
-    assert zoo_command("eval", "runs/my-images", "--data", spec.replace("photos/cold", "photos")).returncode == 0
-    answer = zoo_command("eval", "runs/my-images", "--data", "{name: folder, path: nowhere}")
-    assert (answer.returncode, "there is no folder 'nowhere'" in answer.stderr) == (2, True)
+    assert zoo_inside("eval", "runs/my-images", "--data", spec.replace("photos/cold", "photos")).returncode == 0
+    answer = zoo_inside("eval", "runs/my-images", "--data", "{name: folder, path: nowhere}")
+    assert (answer.returncode, "nowhere'; name the one with your images" in answer.stderr) == (2, True)
 
 
-def test_sample_with_vectors_maps_and_guidance(zoo_command, tmp_path):
+def test_sample_with_vectors_maps_and_guidance(zoo_inside, tmp_path):
     conditions = ["model.vector_size=4", "model.map_channels=1", "model.condition_dropout=0.2", "training.epochs=1"]
     data = ["data.name=moments", "data.of={name: coarse, of: synthetic, factor: 2}"]
-    assert zoo_command("train", "smoke", *conditions, *data).returncode == 0
+    assert zoo_inside("train", "smoke", *conditions, *data).returncode == 0
     sample = ("sample", "runs/smoke", "-n", "6", "--verify", "--json", "-o")
-    answer = zoo_command(*sample, "a.safetensors")
+    answer = zoo_inside(*sample, "a.safetensors")
     assert json.loads(answer.stdout)["verified"], answer.stderr
     test = DATA.build({"name": "moments", "of": {"name": "coarse", "of": "synthetic", "factor": 2}}, "test", None)
     a = load_file(tmp_path / "a.safetensors")
@@ -124,7 +125,7 @@ def test_sample_with_vectors_maps_and_guidance(zoo_command, tmp_path):
         assert (a[name] == getattr(test, name)[:6]).all()
     # The same from a file, but for what is told otherwise.
     told = ("--vector", "1,2,3,4", "--vector=-1,0,0,0", "--labels", "7", "--condition", "a.safetensors")
-    assert json.loads(zoo_command(*sample, "b.safetensors", *told, "--guidance", "2").stdout)["verified"]
+    assert json.loads(zoo_inside(*sample, "b.safetensors", *told, "--guidance", "2").stdout)["verified"]
     b = load_file(tmp_path / "b.safetensors")
     assert b["labels"].tolist() == [7] * 6
     assert b["vectors"].tolist() == [[1, 2, 3, 4]] * 3 + [[-1, 0, 0, 0]] * 3
@@ -137,7 +138,7 @@ def test_sample_with_vectors_maps_and_guidance(zoo_command, tmp_path):
         (("--condition", "nowhere.safetensors"), "nowhere.safetensors cannot be read"),
         (("-n", "9", "--condition", "a.safetensors"), "a.safetensors has labels for 6 images"),
     ]:
-        answer = zoo_command(*sample, "x.png", *wrong)
+        answer = zoo_inside(*sample, "x.png", *wrong)
         assert answer.returncode == 2
         assert message in answer.stderr
     assert not (tmp_path / "x.png").exists()
