@@ -62,6 +62,7 @@ def zoo_command(tmp_path):
 @pytest.fixture
 def zoo_inside(tmp_path, monkeypatch):
     """Run the command line in this process, which spares the start of another: (exit code, stdout, stderr)."""
+    from click import ClickException
     from click.testing import CliRunner
 
     from zoo.cli import cli
@@ -70,6 +71,10 @@ def zoo_inside(tmp_path, monkeypatch):
 
     def run(*arguments):
         answer = CliRunner().invoke(cli, [str(argument) for argument in arguments], standalone_mode=False)
+        if isinstance(answer.exception, ClickException):
+            # As main() answers it.
+            message = f"Error: {answer.exception.format_message()}"
+            return subprocess.CompletedProcess(arguments, answer.exception.exit_code, answer.stdout, message)
         if answer.exception is not None:
             raise answer.exception
         return subprocess.CompletedProcess(arguments, answer.return_value or 0, answer.stdout, answer.stderr)

@@ -27,54 +27,54 @@ def test_help_of_every_command(zoo_command):
         assert zoo_command(name, "--help").returncode == 0
 
 
-def test_list(zoo_command):
-    rows = {row["name"]: row for row in json.loads(zoo_command("list", "--json").stdout)}
+def test_list(zoo_inside):
+    rows = {row["name"]: row for row in json.loads(zoo_inside("list", "--json").stdout)}
     keys = {"name", "architecture", "conditional", "dataset", "parameters", "weights", "metrics"}
     assert all(keys <= row.keys() for row in rows.values())
     assert rows["cond-pixelcnn-mnist"]["weights"] == "bundled"
     assert rows["cond-pixelcnn-mnist"]["conditional"]
     assert rows["pixelcnn"]["weights"] == "none"
-    assert set(NAMES) <= {row["name"] for row in json.loads(zoo_command("list", "*mnist*", "--json").stdout)}
-    assert "cond-pixelcnn-mnist" in zoo_command("list").stdout
-    assert zoo_command("list", "nothing*", "--json").stdout == "[]\n"
+    assert set(NAMES) <= {row["name"] for row in json.loads(zoo_inside("list", "*mnist*", "--json").stdout)}
+    assert "cond-pixelcnn-mnist" in zoo_inside("list").stdout
+    assert zoo_inside("list", "nothing*", "--json").stdout == "[]\n"
 
 
-def test_info(zoo_command):
-    about = json.loads(zoo_command("info", "cond-pixelcnn-mnist", "--json").stdout)
+def test_info(zoo_inside):
+    about = json.loads(zoo_inside("info", "cond-pixelcnn-mnist", "--json").stdout)
     assert about["receptive_field"]["rows_above"] > 3
     assert about["config"]["architecture"] == "pixelcnn"
     assert "name: cond-pixelcnn-mnist" in about["recipe"]
     assert any("MaskedConv2d('A'" in layer["layer"] for layer in about["layers"])
-    assert "receptive field" in zoo_command("info", "pixelcnn").stdout
+    assert "receptive field" in zoo_inside("info", "pixelcnn").stdout
 
 
-def test_recipes(zoo_command, tmp_path):
-    assert {"cond", "pixelcnn", "smoke"} <= {row["name"] for row in json.loads(zoo_command("recipes", "--json").stdout)}
-    assert zoo_command("recipes", "smoke").returncode == 0
+def test_recipes(zoo_inside, tmp_path):
+    assert {"cond", "pixelcnn", "smoke"} <= {row["name"] for row in json.loads(zoo_inside("recipes", "--json").stdout)}
+    assert zoo_inside("recipes", "smoke").returncode == 0
     assert (tmp_path / "smoke.yaml").read_text().startswith("# A real training")
-    answer = zoo_command("recipes", "smoke")
+    answer = zoo_inside("recipes", "smoke")
     assert answer.returncode == 2
     assert "exists already" in answer.stderr
-    assert zoo_command("recipes", "../cond").returncode == 2
+    assert zoo_inside("recipes", "../cond").returncode == 2
 
 
-def test_train_then_eval_and_sample(zoo_command, tmp_path):
-    answer = zoo_command("train", "smoke", "training.epochs=1", "--json")
+def test_train_then_eval_and_sample(zoo_inside, tmp_path):
+    answer = zoo_inside("train", "smoke", "training.epochs=1", "--json")
     summary = json.loads(answer.stdout)
     assert summary["run"] == "runs/smoke"
     assert "nats" in answer.stderr
-    result = json.loads(zoo_command("eval", "runs/smoke", "--split", "validation", "--json").stdout)
+    result = json.loads(zoo_inside("eval", "runs/smoke", "--split", "validation", "--json").stdout)
     assert {"model", "dataset", "split", "protocol", "images", "nats_per_image", "nats_std_error", "bits_per_dim"} <= (
         result.keys()
     )
     assert result["nats_per_image"] == pytest.approx(summary["validation"]["nats_per_image"], abs=0.01)
     for suffix in ("png", "gif", "safetensors"):
-        answer = zoo_command("sample", "runs/smoke", "-n", "20", "--seed", "1", "-o", f"x.{suffix}", "--json")
+        answer = zoo_inside("sample", "runs/smoke", "-n", "20", "--seed", "1", "-o", f"x.{suffix}", "--json")
         assert json.loads(answer.stdout)["images"] == 20
     tensors = load_file(tmp_path / "x.safetensors")
     assert tensors["images"].shape == (20, 1, 8, 8)
     assert tensors["labels"].tolist() == [label for label in range(10) for _ in range(2)]
-    zoo_command("sample", "runs/smoke", "-n", "20", "--seed", "1", "--sampler", "naive", "-o", "naive.safetensors")
+    zoo_inside("sample", "runs/smoke", "-n", "20", "--seed", "1", "--sampler", "naive", "-o", "naive.safetensors")
     assert (load_file(tmp_path / "naive.safetensors")["images"] == tensors["images"]).all()
     with Image.open(tmp_path / "x.png") as picture, Image.open(tmp_path / "x.gif") as animation:
         assert picture.format == "PNG"
@@ -144,15 +144,15 @@ def test_sample_with_vectors_maps_and_guidance(zoo_inside, tmp_path):
     assert not (tmp_path / "x.png").exists()
 
 
-def test_bundled_models_sample_each_digit(zoo_command, tmp_path):
-    answer = zoo_command("sample", "cond-pixelcnn-mnist", "-n", "4", "--labels", "3,7", "-o", "x.safetensors")
+def test_bundled_models_sample_each_digit(zoo_inside, tmp_path):
+    answer = zoo_inside("sample", "cond-pixelcnn-mnist", "-n", "4", "--labels", "3,7", "-o", "x.safetensors")
     assert answer.returncode == 0, answer.stderr
     assert load_file(tmp_path / "x.safetensors")["labels"].tolist() == [3, 3, 7, 7]
 
 
-def test_complete_images_and_verify_them(zoo_command, tmp_path):
+def test_complete_images_and_verify_them(zoo_inside, tmp_path):
     arguments = ("sample", "cond-pixelcnn-mnist", "-n", "12", "--verify", "--temperature", "0.9", "--json")
-    answer = zoo_command(*arguments, "--given", "test", "--keep", "14", "-o", "x.safetensors")
+    answer = zoo_inside(*arguments, "--given", "test", "--keep", "14", "-o", "x.safetensors")
     report = json.loads(answer.stdout)
     assert report["verified"], answer.stderr
     assert report["values"] == 12 * 784
@@ -163,21 +163,21 @@ def test_complete_images_and_verify_them(zoo_command, tmp_path):
     assert (tensors["images"][:, :, :14] == truth[:, :, :14]).all()
     assert (tensors["images"] != truth).any()
     # The same from a file, whose upper half is kept when it says nothing.
-    zoo_command(*arguments, "--given", "x.safetensors", "-o", "z.safetensors")
+    zoo_inside(*arguments, "--given", "x.safetensors", "-o", "z.safetensors")
     assert load_file(tmp_path / "z.safetensors")["labels"].tolist() == data.labels[:12].tolist()
-    answer = zoo_command(*arguments, "--given", "x.safetensors", "--labels", "5", "-o", "y.safetensors")
+    answer = zoo_inside(*arguments, "--given", "x.safetensors", "--labels", "5", "-o", "y.safetensors")
     assert json.loads(answer.stdout)["verified"]
     again = load_file(tmp_path / "y.safetensors")
     assert (again["images"][:, :, :14] == truth[:, :, :14]).all()
     assert again["labels"].tolist() == [5] * 12
 
 
-def test_other_ways_to_compute_the_same_samples(zoo_command, tmp_path):
+def test_other_ways_to_compute_the_same_samples(zoo_inside, tmp_path):
     for number, arguments in enumerate([(), ("--batch-size", "3"), ("--memory", "1"), ("--dtype", "float64")]):
-        zoo_command("sample", "pixelcnn-mnist", "-n", "10", *arguments, "-o", f"{number}.safetensors")
+        zoo_inside("sample", "pixelcnn-mnist", "-n", "10", *arguments, "-o", f"{number}.safetensors")
         image = load_file(tmp_path / f"{number}.safetensors")["images"]
         assert (image == load_file(tmp_path / "0.safetensors")["images"]).all()
-    assert zoo_command("sample", "pixelcnn-mnist", "-n", "2", "--dtype", "bfloat16", "-o", "x.png").returncode == 0
+    assert zoo_inside("sample", "pixelcnn-mnist", "-n", "2", "--dtype", "bfloat16", "-o", "x.png").returncode == 0
 
 
 def test_check(zoo_command, tmp_path):
@@ -251,9 +251,9 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), MISTAKES, ids=lambda value: str(value)[:60])
-def test_a_mistake_is_answered_and_nothing_written(zoo_command, tmp_path, arguments, code, message):
+def test_a_mistake_is_answered_and_nothing_written(zoo_inside, tmp_path, arguments, code, message):
     (tmp_path / "file").write_text("")
-    answer = zoo_command(*arguments)
+    answer = zoo_inside(*arguments)
     assert answer.returncode == code, answer.stderr
     assert message in answer.stderr
     assert "Traceback" not in answer.stderr
