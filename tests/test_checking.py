@@ -306,3 +306,17 @@ def test_a_block_of_streams_is_checked():
     report = check(Unshifted(3), layer=True)
     assert not report.causal
     assert (0, 1, 0) in report.leaks
+
+
+class Below(GatedBlock):
+    """Its first stream sees the row below, which no stream may."""
+
+    def forward(self, v, h, s, context=None):
+        v, h, s = super().forward(v, h, s, context)
+        return v + torch.roll(v, -1, -2), h, s
+
+
+def test_the_first_stream_sees_no_row_below():
+    report = check(Below(3), layer=True)
+    assert not report.causal
+    assert (1, 0, 0) in report.leaks

@@ -7,6 +7,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -128,8 +129,12 @@ class _Streams(nn.Module):
 def check(module: nn.Module, image_shape: Sequence[int] | None = None, *, layer: bool = False) -> CheckReport:
     """Measure what reaches an output of ``module``, in evaluation and in training mode, and hold it against the rules.
 
-    A model must be strictly raster-causal: an output sees neither its own pixel nor a later one. A layer (it declares
-    ``taps``, or ``layer`` says so) must reach nothing outside its taps, or, if it has none, nothing later than itself.
+    A model must be strictly raster-causal: an output sees neither its own value nor a later one. The channels of a
+    pixel follow each other: where a model's outputs fall into as many groups, group c may see the channels before c. A
+    layer (it declares ``taps``, or ``layer`` says so) must reach nothing outside its taps, or, if it has none, nothing
+    later than itself; where it orders its channels by ``colors``, that order is held, too.
+
+    A block of several streams is run with the same input for each; its first stream may see its own row as a whole.
 
     Gradients find what reaches an output at the middle and in the corners; changing all forbidden inputs at once must
     leave the output as it is, to the last bit, which finds what gradients miss. Both run in float64 on a copy with
@@ -171,25 +176,20 @@ def check(module: nn.Module, image_shape: Sequence[int] | None = None, *, layer:
     blind_spot: set[Offset] = set()
     modes: set[str] = set()
     reached_middle: list[Tensor] = []
+    measured = [(jittered, rule)]
+    if isinstance(jittered, _Streams):
+        first = _Streams(jittered.block, jittered.streams, slice(1))
+        measured.append((first, _Rule(shape, None, layer, whole_row=True)))
     for training in (False, True):
-        jittered.train(training)
-        for place in dict.fromkeys(places):
-            for color in range(rule.colors):
-                allowed = rule.allowed(place, color)
-                reached = _reached(jittered, rule, place, color)
-                if place == middle and not training:
+        for part, own in measured:
+            part.train(training)
+            for place, color in product(dict.fromkeys(places), range(own.colors)):
+                reached = _reached(part, own, place, color)
+                if part is jittered and place == middle and not training:
                     reached_middle.append(reached)
-                    earlier = replace(rule, taps=None).allowed(place, color)
-                    blind_spot |= set(rule.offsets(_bounding_box(reached) & ~reached & earlier, place, color))
-                found = rule.offsets(reached & ~allowed, place, color)
-                leaks |= set(found)
-                modes |= {"training" if training else "evaluation"} if found else set()
-        if isinstance(jittered, _Streams):
-            # Its first stream may see its own row as a whole, and no row below.
-            first = _Streams(jittered.block, jittered.streams, slice(1)).train(training)
-            rows = _Rule(shape, None, layer, whole_row=True)
-            for place in dict.fromkeys(places):
-                found = rows.offsets(_reached(first, rows, place, 0) & ~rows.allowed(place, 0), place, 0)
+                    earlier = replace(own, taps=None).allowed(place, color)
+                    blind_spot |= set(own.offsets(_bounding_box(reached) & ~reached & earlier, place, color))
+                found = own.offsets(reached & ~own.allowed(place, color), place, color)
                 leaks |= set(found)
                 modes |= {"training" if training else "evaluation"} if found else set()
     seen = torch.stack(reached_middle).any(0)

@@ -576,10 +576,11 @@ def _data_of(model: str, config: dict[str, Any]) -> Any:
     if config["dataset"] is None:
         raise RequestError("the model does not say what it was trained on; name a data set or a .safetensors file")
     section = parse_data({**config.get("data_args", {}), "name": config["dataset"]})
+    strangers = catalog.where(model) == "hub"
     of = section.model_dump()
     while isinstance(of, dict):
         # Which files of yours are read, a stranger's model does not decide.
-        if catalog.where(model) == "hub" and of.get("name") == "folder":
+        if strangers and of.get("name") == "folder":
             raise RequestError(
                 f"{model} was trained on images of its author; name yours: zoo eval --data "
                 "'{name: folder, path: ...}', or a .safetensors file for zoo sample"

@@ -191,8 +191,7 @@ class Rowwise:
 
     def _behind(self, lag: int) -> tuple[int, int]:
         """The pixel that comes so many before this front's."""
-        row, column = divmod(self.row * self.width + self.column - lag, self.width)
-        return row, column
+        return divmod(self.row * self.width + self.column - lag, self.width)
 
 
 class _Rows:
