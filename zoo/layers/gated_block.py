@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from zoo.causal import Context, call
 from zoo.layers._conditioned import conditioned
-from zoo.layers.gated_activation import GatedActivation
+from zoo.layers.gated_activation import GatedActivation, halves
 from zoo.layers.masked_conv2d import MaskedConv2d
 from zoo.layers.shift_down import ShiftDown
 from zoo.layers.vertical_conv2d import VerticalConv2d
@@ -75,12 +75,13 @@ class GatedBlock(nn.Module):
         horizontal = MaskedConv2d("B", channels, 2 * channels, size, dilation=(1, dilation), colors=colors)
         self.horizontal = conditioned(horizontal, *condition)
         self.horizontal_gate = GatedActivation(colors)
-        self.residual = MaskedConv2d("B", channels, channels, 1, colors=colors)
-        self.skip = MaskedConv2d("B", channels, channels, 1, colors=colors)
+        # Residual and skip connection in one product: while fronts are drawn, the time goes into starting products.
+        self.out = MaskedConv2d("B", channels, 2 * channels, 1, colors=colors)
 
     def forward(self, v: Tensor, h: Tensor, s: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Run the block on the vertical stack, the horizontal one and the sum of skip connections."""
         v = self.vertical_gate(call(self.vertical, v, context))
         joined = call(self.join, self.shift(v, context), context)
         gated = self.horizontal_gate(call(self.horizontal, h, context) + joined)
-        return v, h + call(self.residual, gated, context), s + call(self.skip, gated, context)
+        residual, skip = halves(call(self.out, gated, context), self.colors)
+        return v, h + residual, s + skip
