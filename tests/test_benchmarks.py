@@ -1,6 +1,7 @@
 """The benchmarks compare what they say they compare; how fast either side is, is no matter of tests."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from click.testing import CliRunner
 from torch import nn
 
 import zoo
-from benchmarks import curves, measure, precision, sampling, scaling, textbook, training, ways
+from benchmarks import conditions, curves, measure, precision, sampling, scaling, textbook, training, ways
 from benchmarks.course import Course, labels_for, named
 from zoo.causal import Context
-from zoo.layers import MaskedConv2d
+from zoo.data import ImageSet
+from zoo.layers import ConditionalBias, MaskedConv2d
 from zoo.registry import DATA
 
 SMALL = Course(8, 2, (1, 6, 6)).eval()
@@ -138,3 +140,23 @@ class Hold:
 
 def hold(mebibytes):
     return Hold(mebibytes)
+
+
+def test_what_a_condition_is_worth():
+    """A model that knows by heart which class is white: everything, under its own label; nothing, without."""
+    torch.manual_seed(0)
+    model = zoo.create("pixelcnn", channels=4, layers=1, image_shape=(1, 4, 4), num_classes=2, condition_dropout=0.5)
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    # The last layer's bias of each class alone makes the logits.
+    bias = [layer for layer in model.modules() if isinstance(layer, ConditionalBias)][-1]
+    nn.init.constant_(bias.weight[0], -9)
+    nn.init.constant_(bias.weight[1], 9)
+    labels = torch.tensor([0, 1] * 8)
+    images = (255 * labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
+    data = ImageSet(images, labels, 2)
+    where = {"dataset": "mine", "split": "test", "protocol": "threshold"}
+    for worth in (conditions.of_images(model, data, **where), conditions.of_samples(model, data)):
+        assert worth.own < 0.1
+        assert worth.others > 100
+        assert worth.none == pytest.approx(16 * math.log(2))

@@ -102,6 +102,14 @@ def test_train_on_a_folder_and_sample(zoo_inside, tmp_path):
     answer = zoo_inside("sample", "runs/my-images", "-n", "8", "--verify", "-o", "x.safetensors", "--json")
     assert json.loads(answer.stdout)["verified"]
     assert load_file(tmp_path / "x.safetensors")["images"].shape == (8, 3, 6, 6)
+    assert "labels, 2 classes (cold, warm)" in zoo_inside("info", "runs/my-images").stdout
+    for labels in ("warm,cold", "1,0"):
+        answer = zoo_inside("sample", "runs/my-images", "-n", "4", "--labels", labels, "-o", "x.safetensors", "--json")
+        assert answer.returncode == 0, answer.stderr
+        assert load_file(tmp_path / "x.safetensors")["labels"].tolist() == [1, 1, 0, 0]
+    answer = zoo_inside("sample", "runs/my-images", "--labels", "hot", "-o", "x.png")
+    assert (answer.returncode, "'hot'; write names or numbers of classes" in answer.stderr) == (2, True)
+    assert "classes: cold, warm; with commas" in answer.stderr
     # Another folder, with other classes.
     spec = "{name: folder, path: photos/cold, size: 6}"
     answer = zoo_inside("eval", "runs/my-images", "--data", spec)
@@ -212,7 +220,7 @@ MISTAKES = [
         2,
         "label 10 is no class; this model is conditional and takes labels, 10 classes from 0 to 9",
     ),
-    (("sample", "cond-pixelcnn-mnist", "--labels", "a", "-o", "x.png"), 2, "write numbers with commas"),
+    (("sample", "cond-pixelcnn-mnist", "--labels", "a", "-o", "x.png"), 2, "write numbers, as in 0,1,2; with commas"),
     (
         ("sample", "pixelcnn-mnist", "--labels", "1", "-o", "x.png"),
         2,

@@ -88,6 +88,7 @@ def test_every_data_set_keeps_the_contract(name, split, needed):
     assert data.images.ndim == 4
     assert data.labels.shape == (len(data),)
     assert 0 <= data.labels.min() <= data.labels.max() < data.num_classes
+    assert len(data.classes) in (0, data.num_classes)
     for part in (data.vectors, data.maps):
         assert part is None or (len(part) == len(data) and part.dtype == torch.float32 and part.isfinite().all())
     again = DATA.build(spec, split, needed["data_dir"])
@@ -170,7 +171,7 @@ def test_sub_folders_are_classes(tmp_path):
     for number in range(30):
         picture(tmp_path / ["cat", "dog", "emu"][number % 3] / "deep" / f"{number}.png", 9 + number, 12)
     parts = [folder(split, tmp_path.parent, path=tmp_path.name, size=8) for split in ("train", "validation", "test")]
-    assert {part.num_classes for part in parts} == {3}
+    assert {(part.num_classes, part.classes) for part in parts} == {(3, ("cat", "dog", "emu"))}
     assert torch.cat([part.labels for part in parts]).bincount().tolist() == [10, 10, 10]
     # A file beside the sub-folders has no class; so nothing has.
     picture(tmp_path / "stray.png", 9, 9)

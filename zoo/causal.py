@@ -17,6 +17,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from operator import is_not
 from types import CodeType
 from typing import Any, Protocol
 
@@ -285,16 +286,16 @@ class Front:
         """Remember the leaf's input (B, C, 1, P) and return what its taps read, (B, taps * C, 1, P'), tap by tap."""
         seen = self.positions.remember(self._following(layer), x)
         if seen is None:
-            return x.new_zeros(len(x), len(layer.taps) * x.shape[1], 1, 1)
+            return x.new_zeros(x.shape[0], len(layer.taps) * x.shape[1], 1, 1)
         # A leaf may write into what it is given.
-        return _images(seen[0].clone() if seen[1] else seen[0], len(x))
+        return _images(seen[0].clone() if seen[1] else seen[0], x.shape[0])
 
     def linear(self, layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Gather, then multiply by a matrix (out, taps * C) and add a bias (out,): (B, out, 1, P')."""
         seen = self.positions.remember(self._following(layer), x)
         if seen is None:
-            return x.new_zeros(len(x), len(weight), 1, 1)
-        return _images(F.linear(seen[0], weight, bias), len(x))
+            return x.new_zeros(x.shape[0], weight.shape[0], 1, 1)
+        return _images(F.linear(seen[0], weight, bias), x.shape[0])
 
     def here(self, layer: nn.Module, x: Tensor, images: Tensor) -> Tensor:
         """What images (B, C, H, W), known as a whole, hold at the positions of x: (B, C, 1, P), not to be changed."""
@@ -308,7 +309,7 @@ class Front:
         # By its code: a function made anew in each pass has the same.
         key = layer, make.__code__
         made_of, made = self._kept.get(key, (None, None))
-        if made_of is None or any(one is not other for one, other in zip(made_of, of, strict=True)):
+        if made_of is None or any(map(is_not, made_of, of)):
             made = make()
             self._kept[key] = of, made
         return made

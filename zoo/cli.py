@@ -142,6 +142,7 @@ def info_command(name: str, as_json: bool) -> None:
     about |= {
         "condition": {
             "labels": model.num_classes,
+            "classes": about["config"]["classes"] if about["config"] else [],
             "vectors": model.vector_size,
             "maps": model.map_channels,
             "dropout": model.condition_dropout,
@@ -352,7 +353,7 @@ def eval_command(
 @click.argument("model")
 @click.option("-n", "--images", default=100, type=click.IntRange(1), show_default=True, help="How many.")
 @click.option("--seed", default=0, type=click.IntRange(0, 2**64 - 1), show_default=True)
-@click.option("--labels", help="Classes, as in 0,1,2; shared equally among the images. By default all classes.")
+@click.option("--labels", help="Classes, as in 0,1,2, or by name; shared equally. By default all.")
 @click.option(
     "--vector",
     "vectors",
@@ -433,7 +434,7 @@ def sample_command(
     config = catalog.describe(place)
     splits = cache(lambda split: _data_of(model, config).read(split, data_dir))
     known = None if given is None else _given(given, config, splits, images, keep)
-    chosen = _condition(loaded, splits, images, labels, vectors, condition, given)
+    chosen = _condition(loaded, splits, images, labels, config["classes"], vectors, condition, given)
     context = loaded.condition(images, **chosen)
     began = time.perf_counter()
     with _bar("sampling pixels") as progress:
@@ -515,6 +516,7 @@ def _condition(
     splits: Splits,
     images: int,
     labels: str | None,
+    classes: Sequence[str],
     vectors: Sequence[str],
     source: str | None,
     given: str | None,
@@ -526,7 +528,7 @@ def _condition(
 
     told: dict[str, Any] = {}
     if labels is not None:
-        told["labels"] = share(_numbers("--labels", labels, int), images)
+        told["labels"] = share(_labels(labels, classes), images)
     if vectors:
         told["vectors"] = share([_numbers("--vector", vector, float) for vector in vectors], images)
     sizes = {"labels": model.num_classes, "vectors": model.vector_size, "maps": model.map_channels}
@@ -703,6 +705,17 @@ def _numbers(option: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
         raise RequestError(f"{option} is {text!r}; write numbers with commas between, such as 0,1,2") from None
 
 
+def _labels(text: str, classes: Sequence[str]) -> list[int]:
+    """Classes by their names or, where that is none, their numbers."""
+    numbers = {name: str(number) for number, name in enumerate(classes)}
+    named = [numbers.get(word.strip(), word) for word in text.split(",")]
+    try:
+        return [int(word) for word in named]
+    except ValueError:
+        known = f"names or numbers of classes: {', '.join(map(_plain, classes))}" if classes else "numbers, as in 0,1,2"
+        raise RequestError(f"--labels is {text!r}; write {known}; with commas between") from None
+
+
 def _describe(name: str) -> dict[str, Any]:
     from zoo import catalog, folder
     from zoo.recipe import dry_build
@@ -750,7 +763,8 @@ def _leaves(model: Any) -> list[tuple[str, Any]]:
 
 def _condition_in_words(condition: dict[str, Any]) -> str:
     taken = {
-        "labels": f"labels, {condition['labels']} classes",
+        "labels": f"labels, {condition['labels']} classes"
+        + (f" ({_plain(', '.join(condition['classes']))})" if condition["classes"] else ""),
         "vectors": f"vectors of {condition['vectors']} numbers",
         "maps": f"maps of {condition['maps']} channels",
     }

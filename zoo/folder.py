@@ -57,6 +57,7 @@ class Config(_Described):
     weights: Weights
     conditional: bool | None = None
     num_classes: PositiveInt | None = None
+    classes: list[str] = []
     vector_size: PositiveInt | None = None
     map_channels: PositiveInt | None = None
     dataset: str | None = None

@@ -296,6 +296,7 @@ def _publish(
         "model_args": recipe.model.arguments,
         "conditional": model.conditional,
         "num_classes": model.num_classes,
+        "classes": list(train_set.classes) if model.num_classes is not None else [],
         "vector_size": model.vector_size,
         "map_channels": model.map_channels,
         "dataset": recipe.data.name,

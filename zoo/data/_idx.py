@@ -21,7 +21,7 @@ def cache() -> Path:
     return Path(os.environ.get("ZOO_CACHE") or user_cache_path("pixelzoo")) / "data"
 
 
-def read(kind: str, split: str, root: Path, download: bool, num_classes: int = 10) -> ImageSet:
+def read(kind: str, split: str, root: Path, download: bool) -> ImageSet:
     """One split of torchvision's data set ``kind``: train, validation (the last twelfth of its training set) or test.
 
     Args:
@@ -50,7 +50,9 @@ def read(kind: str, split: str, root: Path, download: bool, num_classes: int = 1
         ) from None
     held_out = len(data) * TRAINING_IMAGES // 60_000
     part = {"train": slice(held_out), "validation": slice(held_out, None), "test": slice(None)}[split]
-    return ImageSet(data.data[part].unsqueeze(1), data.targets[part], num_classes=num_classes)
+    # MNIST's own are "0 - zero" and so on; its digits are names enough.
+    classes = tuple(name.split(" - ")[0] for name in data.classes)
+    return ImageSet(data.data[part].unsqueeze(1), data.targets[part], num_classes=len(classes), classes=classes)
 
 
 def _torchvision(kind: str) -> Callable[..., Any]:

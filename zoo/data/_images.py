@@ -23,6 +23,7 @@ class ImageSet:
         num_classes: how many classes the labels name, or None.
         vectors: (N, D) float32, an embedding of each image, or None.
         maps: (N, K, H, W) float32, or None.
+        classes: what the classes are called, in the order of their numbers; empty where they have no names.
     """
 
     images: Tensor
@@ -30,6 +31,7 @@ class ImageSet:
     num_classes: int | None = None
     vectors: Tensor | None = None
     maps: Tensor | None = None
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)

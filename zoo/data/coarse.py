@@ -1,5 +1,6 @@
 """Any data set with a coarse copy of each image as its map: what super-resolution begins from."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,4 +45,4 @@ def coarse(
         raise RequestError(f"factor is {factor}; it must divide the images' height and width, {height} and {width}")
     means = torch.cat([F.avg_pool2d(part.float(), factor) for part in data.images.split(1000)])
     maps = F.interpolate(means / 127.5 - 1, scale_factor=factor, mode="nearest")
-    return ImageSet(data.images, data.labels, data.num_classes, data.vectors, maps)
+    return replace(data, maps=maps)

@@ -105,7 +105,8 @@ def folder(
             f"{count} for test, and {len(broken)} of those looked at cannot be read; three readable ones are the least"
         )
     labels = torch.tensor([classes.index(file.parts[0]) for file, _ in chosen]) if classes else None
-    return ImageSet(torch.stack([image for _, image in chosen]), labels, len(classes) or None)
+    names = tuple(map(_printable, classes))
+    return ImageSet(torch.stack([image for _, image in chosen]), labels, len(classes) or None, classes=names)
 
 
 def _files(root: Path) -> list[Path]:
@@ -145,5 +146,5 @@ def _read(path: Path, size: int, mode: str) -> Tensor:
     return torch.from_numpy(array).view(size, size, -1).permute(2, 0, 1).contiguous()
 
 
-def _printable(file: Path) -> str:
+def _printable(file: Path | str) -> str:
     return str(file).encode(errors="replace").decode()

@@ -1,5 +1,6 @@
 """Any data set with the moments of each image as its vector: how much ink, how wide, how high, how slanted."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def moments(split: str = "train", data_dir: Path | None = None, *, of: str | dic
     data = DATA.build(of, split, data_dir)
     # In parts, since each needs memory several times over.
     vectors = torch.cat([measured(part.float() / 255) for part in data.images.split(1000)])
-    return ImageSet(data.images, data.labels, data.num_classes, vectors, data.maps)
+    return replace(data, vectors=vectors)
 
 
 def measured(images: Tensor) -> Tensor:
