@@ -190,6 +190,15 @@ def test_each_color_has_its_own_gate(layout):
     assert torch.autograd.gradcheck(GatedActivation(3), (x,))
 
 
+def test_a_fresh_vertical_stack_does_not_fade():
+    torch.manual_seed(0)
+    v = before = torch.randn(2, 32, 28, 28)
+    h = s = torch.zeros(2, 8, 28, 28)
+    for _ in range(6):
+        v, h, s = GatedBlock(8, vertical_channels=32)(v, h, s)
+    assert before.std() / 10 < v.std() < before.std()
+
+
 def test_a_gated_block_is_its_formula():
     torch.manual_seed(0)
     block = GatedBlock(4, vertical_channels=3, num_classes=5).double()
