@@ -81,7 +81,7 @@ def trained() -> list[str]:
 
     Example:
         >>> trained()
-        ['cond-pixelcnn-mnist', 'pixelcnn-mnist']
+        ['cond-pixelcnn-mnist', 'gated-pixelcnn-mnist', 'pixelcnn-mnist']
     """
     return sorted(path.parent.name for path in NAMED.glob("*/config.json"))
 
