@@ -62,13 +62,38 @@ class DataSection(BaseModel):
 
 
 class OptimizerSection(_Section):
-    """Adam, with linear warm-up to the learning rate and cosine decay to zero."""
+    """Adam, with linear warm-up to the learning rate and cosine decay to zero.
+
+    ``weight_decay`` times the weights is part of the gradient before it is clipped and before Adam's moments are taken,
+    so that it is the gradient of a penalty on their squares.
+    """
 
     learning_rate: Annotated[float, Gt(0)] = 3e-3
     betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.99)
     weight_decay: Annotated[float, Ge(0)] = 0.0
     warmup_steps: Annotated[int, Ge(0)] = 100
     clip: Annotated[float, Gt(0)] | None = 100.0
+
+
+class GaussianPrior(_Section):
+    """Weights are independent of each other and N(0, std^2)."""
+
+    std: Annotated[float, Gt(0)]
+
+
+class PriorSection(_Section):
+    """What is believed of the weights before any image is seen: training finds the most probable ones after all are."""
+
+    gaussian: GaussianPrior
+
+    def weight_decay(self, images: int) -> float:
+        """The decay that makes training on so many images, in nats per image, the MAP estimate: 1 / (N std^2).
+
+        Example:
+            >>> PriorSection(gaussian=GaussianPrior(std=0.5)).weight_decay(50_000)
+            8e-05
+        """
+        return 1 / (images * self.gaussian.std**2)
 
 
 class TrainingSection(_Section):
@@ -89,7 +114,12 @@ class Recipe(_Section):
     model: ModelSection
     data: DataSection
     optimizer: OptimizerSection = OptimizerSection()
+    prior: PriorSection | None = None
     training: TrainingSection
+
+    def weight_decay(self, images: int) -> float:
+        """The factor of the weights in the gradient of nats per image, where there are so many to train on."""
+        return self.optimizer.weight_decay if self.prior is None else self.prior.weight_decay(images)
 
 
 def recipe_names() -> list[str]:
@@ -165,7 +195,8 @@ def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, defaults written out."""
     yaml, stream = YAML(), StringIO()
     yaml.default_flow_style = False
-    yaml.dump(recipe.model_dump(mode="json"), stream)
+    sections = recipe.model_dump(mode="json")
+    yaml.dump({name: section for name, section in sections.items() if section is not None}, stream)
     return stream.getvalue()
 
 
@@ -363,7 +394,10 @@ def _message(mistake: Any, kind: type[BaseModel]) -> str:
     if mistake["type"] == "extra_forbidden":
         known = kind.model_fields
         for part in mistake["loc"][:-1]:
-            known = known[str(part)].annotation.model_fields if str(part) in known else {}
+            kind = known[str(part)].annotation if str(part) in known else None
+            # A section that may be left out is a union of itself and None.
+            sections = [one for one in (kind, *typing.get_args(kind)) if hasattr(one, "model_fields")]
+            known = sections[0].model_fields if sections else {}
         near = difflib.get_close_matches(str(mistake["loc"][-1]), list(known), n=1)
         return f"unknown key; did you mean {near[0]!r}?" if near else f"unknown key; known: {', '.join(known)}"
     if mistake["type"] == "string_pattern_mismatch":
@@ -407,6 +441,12 @@ def _check_names(document: _Document) -> None:
         except RegistryError as error:
             document.problem(("model", "name"), str(error))
     _check_data(document, sections.get("data"), ("data",))
+    optimizer = sections.get("optimizer")
+    if sections.get("prior") is not None and isinstance(optimizer, dict) and optimizer.get("weight_decay"):
+        document.problem(
+            ("optimizer", "weight_decay"),
+            "the prior is a weight decay already; leave one of the two out",
+        )
 
 
 def _check_slots(document: _Document, model: dict[str, Any]) -> None:

@@ -69,7 +69,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a recipe and write its model folder to ``output``.
 
-    Minimizes the mean over images of -log p(x), in nats, with Adam; evaluates and publishes the averaged weights.
+    Minimizes the mean over images of -log p(x), in nats, with Adam; with a weight decay d, or a prior that makes one,
+    plus d / 2 times the sum of the squares of all weights. Evaluates and publishes the averaged weights.
 
     Args:
         resume: continue the run in ``output``; begin it if there is none.
@@ -123,6 +124,7 @@ def dry_run(recipe: Recipe, data_dir: Path | None = None) -> dict[str, Any]:
         "peak_bytes": _peak_bytes(),
         "images": len(data),
         "steps": steps,
+        "weight_decay": recipe.weight_decay(len(data)),
         "precision": str(_precision(recipe.training.precision, _device())).removeprefix("torch."),
         "device": _device().type,
         "first_batch_nats": losses[0],
@@ -154,7 +156,6 @@ def start(model: PixelModel, recipe: Recipe) -> Run:
         model.parameters(),
         lr=settings.learning_rate,
         betas=settings.betas,
-        weight_decay=settings.weight_decay,
         fused=True,
     )
     return Run(model, averaged, optimizer)
@@ -180,6 +181,8 @@ def step(recipe: Recipe, run: Run, data: ImageSet, batch: Tensor, steps: float) 
     loss = -model.likelihood.log_prob(logits.float(), x).mean()
     run.optimizer.zero_grad()
     loss.backward()
+    # Here, not in the optimizer: clipped together with the data's part, it weighs what it should against it.
+    add_decay(model, recipe.weight_decay(len(data)))
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.clip or math.inf)
     # Asked for together: on a GPU each question waits for all that was begun.
     nats, norm = torch.stack((loss.detach(), norm)).tolist()
@@ -194,6 +197,25 @@ def step(recipe: Recipe, run: Run, data: ImageSet, batch: Tensor, steps: float) 
     run.step += 1
     run.average.update_parameters(model)
     return nats
+
+
+def add_decay(model: nn.Module, weight_decay: float) -> None:
+    """Add the gradient of weight_decay / 2 times the sum of the squares of all weights to the gradients that are there.
+
+    Example:
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> layer.weight.data.fill_(3.0).mean().item(), layer.weight.grad
+        (3.0, None)
+        >>> layer(torch.ones(1, 1)).sum().backward()
+        >>> add_decay(layer, 0.5)
+        >>> layer.weight.grad.item()
+        2.5
+    """
+    weights = [weight for weight in model.parameters() if weight.grad is not None]
+    if weight_decay and weights:
+        torch._foreach_add_(
+            [weight.grad for weight in weights], [weight.detach() for weight in weights], alpha=weight_decay
+        )
 
 
 def dropped(context: Context, share: float) -> Context:
