@@ -17,8 +17,6 @@ from zoo.evaluation import condition, evaluate
 from zoo.models import PixelModel
 from zoo.recipe import parse_data
 
-PARTS = ("labels", "vectors", "maps")
-
 
 @dataclass(frozen=True)
 class Worth:
@@ -32,28 +30,32 @@ class Worth:
 
     own: float
     others: float
-    none: float | None
+    none: float | None = None
 
 
 def of_images(model: PixelModel, data: ImageSet, **where: Any) -> Worth:
     """Nats of images that the model has not made."""
-    kinds = {"own": data, "others": _changed(data, _next), "none": _changed(data, nothing)}
-    measured = {name: evaluate(model, kind, **where).nats_per_image for name, kind in kinds.items()}
-    return _worth(model, measured)
+    return Worth(
+        **{name: evaluate(model, kind, **where).nats_per_image for name, kind in _conditions(model, data).items()}
+    )
 
 
 def of_samples(model: PixelModel, data: ImageSet, seed: int = 0) -> Worth:
     """Nats of samples, drawn under the condition of each image of the data."""
-    kinds = {"own": data, "others": _changed(data, _next), "none": _changed(data, nothing)}
     x = model.sample(len(data), **condition(model, data, slice(None)), seed=seed)
-    measured = {
-        name: -model.log_prob(x, **condition(model, kind, slice(None))).mean().item() for name, kind in kinds.items()
-    }
-    return _worth(model, measured)
+    kinds = _conditions(model, data)
+    return Worth(
+        **{
+            name: -model.log_prob(x, **condition(model, kind, slice(None))).mean().item()
+            for name, kind in kinds.items()
+        }
+    )
 
 
-def _worth(model: PixelModel, measured: dict[str, float]) -> Worth:
-    return Worth(**measured | ({} if model.condition_dropout else {"none": None}))
+def _conditions(model: PixelModel, data: ImageSet) -> dict[str, ImageSet]:
+    """The data with each image's own condition, the next one's, and none if the model has learned that."""
+    kinds = {"own": data, "others": _changed(data, _next)}
+    return kinds | ({"none": _changed(data, nothing)} if model.condition_dropout else {})
 
 
 def _next(part: Tensor) -> Tensor:
@@ -61,12 +63,8 @@ def _next(part: Tensor) -> Tensor:
 
 
 def _changed(data: ImageSet, change: Callable[[Tensor], Tensor]) -> ImageSet:
-    parts = {name: getattr(data, name) for name in PARTS}
-    return replace(data, **{name: None if part is None else change(part) for name, part in parts.items()})
-
-
-def _first(data: ImageSet, images: int) -> ImageSet:
-    return _changed(replace(data, images=data.images[:images]), lambda part: part[:images])
+    """The data with the conditions changed, not the images."""
+    return replace(data.each(change), images=data.images)
 
 
 @click.command()
@@ -83,8 +81,8 @@ def main(models: tuple[str, ...], images: int, samples: int, as_json: bool) -> N
         data = parse_data(config["data_args"] | {"name": config["dataset"]}).read("test", None)
         where = {"dataset": config["dataset"], "split": "test", "protocol": config["protocol"]}
         worth = {
-            "test images": of_images(model, _first(data, images), **where),
-            "samples": of_samples(model, _first(data, samples)),
+            "test images": of_images(model, data.each(lambda part: part[:images]), **where),
+            "samples": of_samples(model, data.each(lambda part: part[:samples])),
         }
         rows += [{"model": config["name"], "of": of, **vars(measured)} for of, measured in worth.items()]
     if as_json:

@@ -1,6 +1,7 @@
 """What a data set is, and the protocols that turn its bytes into the values a model takes."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -46,8 +47,12 @@ class ImageSet:
 
     def to(self, device: torch.device) -> "ImageSet":
         """The same, in the memory of a device."""
+        return self.each(lambda part: part.to(device))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "ImageSet":
+        """The same with each tensor changed: ``data.each(lambda part: part[:100])`` are the first 100 images."""
         parts = {name: getattr(self, name) for name in ("images", "labels", "vectors", "maps")}
-        return replace(self, **{name: None if part is None else part.to(device) for name, part in parts.items()})
+        return replace(self, **{name: None if part is None else change(part) for name, part in parts.items()})
 
 
 def levels_of(protocol: str) -> int:
