@@ -71,7 +71,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
     Example:
         >>> list_models("cond-*-mnist")
-        ['cond-pixelcnn-mnist']
+        ['cond-gated-pixelcnn-mnist', 'cond-pixelcnn-mnist']
     """
     return [name for name in sorted({*MODELS.names(), *trained()}) if fnmatch.fnmatchcase(name, pattern)]
 
@@ -81,7 +81,7 @@ def trained() -> list[str]:
 
     Example:
         >>> trained()
-        ['cond-pixelcnn-mnist', 'gated-pixelcnn-mnist', 'pixelcnn-mnist']
+        ['cond-gated-pixelcnn-mnist', 'cond-pixelcnn-mnist', 'gated-pixelcnn-mnist', 'pixelcnn-mnist']
     """
     return sorted(path.parent.name for path in NAMED.glob("*/config.json"))
 
