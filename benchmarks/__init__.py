@@ -1,5 +1,7 @@
-"""Benchmarks, each side by side with the textbook implementation, in one process and one run, alternating.
+"""Benchmarks: what the claims of the project are measured by. Quote ratios: seconds are the machine's.
 
-``python -m benchmarks.sampling course --batch 64``, ``python -m benchmarks.training course --batch 64`` and
-``python -m benchmarks.scaling``; all of them print JSON with ``--json``. Quote ratios: seconds are the machine's.
+- Against the textbook, side by side, in one process and one run, alternating: ``python -m benchmarks.sampling course
+  --batch 64``, ``python -m benchmarks.training course --batch 64`` and ``python -m benchmarks.scaling``.
+- One way of the zoo against another: ``precision`` and ``ways``.
+- About trained models: ``curves`` and ``conditions``.
 """

@@ -153,7 +153,7 @@ def test_what_becomes_of_a_pixel(tmp_path):
     # Left red, right blue, twice as wide as high: the middle is kept.
     Image.fromarray(np.array([[[255, 0, 0]] * 20 + [[0, 0, 255]] * 20] * 20, np.uint8)).save(tmp_path / "wide.png")
     Image.new("RGBA", (10, 10), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    Image.fromarray(np.full((10, 10), 32896, np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.full((10, 10), 0x80FF, np.uint16)).save(tmp_path / "deep.png")
     turned = Image.fromarray(np.array([[[255, 255, 255]] * 10] * 5 + [[[0, 0, 0]] * 10] * 5, np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
@@ -175,7 +175,27 @@ def test_sub_folders_are_classes(tmp_path):
     assert torch.cat([part.labels for part in parts]).bincount().tolist() == [10, 10, 10]
     # A file beside the sub-folders has no class; so nothing has.
     picture(tmp_path / "stray.png", 9, 9)
-    assert folder("train", path=str(tmp_path)).num_classes is None
+    with pytest.warns(UserWarning, match="stray.png lies beside the sub-folders, so no image has a class"):
+        assert folder("train", path=str(tmp_path)).num_classes is None
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    for number in range(20):
+        picture(tmp_path / "b" / f"{number}.png", 9 + number, 12)
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b" / "round").symlink_to("..")
+    data = folder("train", path=str(tmp_path), size=8)
+    assert (len(data), data.classes) == (16, ("a",))
+
+
+def test_a_transparent_level_of_sixteen_bits_is_white(tmp_path):
+    values = np.full((10, 10), 0x40FF, np.uint16)
+    values[:, 5:] = 0x4100
+    for number in range(3):
+        Image.fromarray(values).save(tmp_path / f"{number}.png", transparency=0x40FF)
+    image = folder("train", path=str(tmp_path), size=10, mode="grey").images[0, 0]
+    assert set(image[:, :5].flatten().tolist()) == {255}
+    assert set(image[:, 5:].flatten().tolist()) == {0x41}
 
 
 def test_few_files_move_when_one_comes(tmp_path):
@@ -212,6 +232,8 @@ def test_broken_files_are_named_and_left_out(tmp_path):
 def test_a_folder_without_images_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"there is no folder .*data.path in a recipe"):
         folder("train", path=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"there is no folder"):
+        folder("train", path="~nobody-of-this-name/photos")
     with pytest.raises(ValueError, match=r"holds no images; known are files that end in .png"):
         folder("train", path=str(tmp_path))
     (tmp_path / "broken.png").write_text("no picture")

@@ -124,6 +124,13 @@ def test_a_model_that_knows_images_without_a_condition_gives_their_likelihood():
         tiny(condition_dropout=0.2)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32])
+def test_labels_may_be_small_integers(dtype, dropout):
+    model, x = tiny(num_classes=300, condition_dropout=dropout), torch.zeros(2, 1, 3, 3)
+    assert torch.equal(model.log_prob(x, torch.tensor([1, 2], dtype=dtype)), model.log_prob(x, [1, 2]))
+
+
 def test_the_probabilities_of_all_coloured_images_sum_to_one():
     # 2 x 1 pixels of 2 channels of 3 levels: the channels of a pixel follow each other.
     torch.manual_seed(0)

@@ -30,6 +30,16 @@ def test_rows_of_one_class_are_labelled():
     assert mixed.convert("L").crop((0, 0, 20, 20)).getextrema() == (255, 255)
 
 
+def test_a_label_of_letters_has_the_room_it_needs():
+    images = torch.zeros(10, 1, 8, 8)
+    widths = [grid(images, labels=[name] * 10).width for name in (3, "elephants", "e" * 24, "e" * 1000)]
+    assert widths[0] < widths[1] < widths[2] == widths[3]
+    room = grid(images, labels=["elephants"] * 10).convert("L")
+    dark = [x for x in range(room.width - grid(images).width) if room.crop((x, 0, x + 1, 20)).getextrema()[0] < 200]
+    assert dark[0] >= 2
+    assert dark[-1] - dark[0] > 50
+
+
 def test_an_animation_ends_with_the_images(tmp_path):
     images = (torch.rand(4, 1, 8, 8) > 0.5).float()
     save_animation(images, tmp_path / "x.gif", frames=8)

@@ -84,6 +84,8 @@ def test_what_is_no_recipe_is_refused(write, text, message):
         ("name.x=1", " (name.x=1): name.x: no such section"),
         ("model.block=nope", ":2: model: no layer is named 'nope'"),
         ("model.block={name: residual-block, kernel_size: 4}", ":2: model: kernel_size is 4; it must be odd"),
+        ("model.block=gated-block", "maps 3 tensors, this model hands on 1; choose residual-block"),
+        ("model={name: gated-pixelcnn, block: residual-block}", "maps 1 tensors, this model hands on 3"),
         ("model.name=pixelcn", " (model.name=pixelcn): model.name: no model is named 'pixelcn'; did you mean"),
         ("data.protocol=none", "data.protocol: 'none' gives 256 levels, but the model's likelihood has 2"),
         ("optimizer.learning_rate=.inf", "optimizer.learning_rate: given inf"),

@@ -90,6 +90,10 @@ def test_plugins_are_used_from_recipes_by_name(paintbox, zoo_command, tmp_path):
     answer = zoo_command(*run, *block, path=paintbox)
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout)["test"]["nats_per_image"] < 64 * 0.7
+    # The commands of the README.
+    for block in ("wide-block", "{name: wide-block, width: 7}"):
+        answer = zoo_command("train", "cond", f"model.block={block}", "--dry-run", path=paintbox)
+        assert answer.returncode == 0, answer.stderr
     (tmp_path / "arm.yaml").write_text(
         "name: arm\nmodel: {name: tiny-arm, kernel_size: 3}\ndata: {name: synthetic}\ntraining: {epochs: 1}\n"
     )

@@ -89,6 +89,17 @@ def call(layer: nn.Module, x: Tensor, context: Context | None) -> Tensor:
     return layer(x, context) if takes_context(type(layer)) else layer(x)
 
 
+def required(layer: nn.Module) -> list[inspect.Parameter]:
+    """What the layer's forward must be given, beside the context: one tensor, or one for each stream of features."""
+    return [
+        parameter
+        for parameter in inspect.signature(layer.forward).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        and parameter.name != "context"
+    ]
+
+
 @cache
 def takes_context(kind: type[nn.Module]) -> bool:
     """Whether forward of this class of modules has a parameter ``context``."""

@@ -4,7 +4,6 @@ Knows the contract, no layer and no model: a student's own module is checked as 
 """
 
 import copy
-import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import rowwise, wavefront
-from zoo.causal import CausalityError, Context, Schedule, call, over_fronts, takes_context
+from zoo.causal import CausalityError, Context, Schedule, call, over_fronts, required, takes_context
 from zoo.errors import RequestError
 from zoo.sampling import sample, schedule_of, verify
 
@@ -236,19 +235,8 @@ def receptive_field(module: nn.Module) -> dict[str, int]:
 
 def _as_one(module: nn.Module) -> nn.Module:
     """The module, or what stands for a block of several streams."""
-    streams = len(_required(module)) if takes_context(type(module)) else 1
+    streams = len(required(module)) if takes_context(type(module)) else 1
     return _Streams(module, streams, slice(1, None)) if streams > 1 else module
-
-
-def _required(module: nn.Module) -> list[inspect.Parameter]:
-    """What forward must be given, beside the context."""
-    return [
-        parameter
-        for parameter in inspect.signature(module.forward).parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        and parameter.name != "context"
-    ]
 
 
 def _colors(module: nn.Module, shape: tuple[int, int, int], layer: bool) -> int:
@@ -348,7 +336,7 @@ def _run(module: nn.Module, x: Tensor) -> Tensor:
     if takes_context(type(module)):
         arguments.append(_condition(module, x))
     else:
-        arguments += [torch.arange(len(x)) % 2] * (len(_required(module)) - 1)
+        arguments += [torch.arange(len(x)) % 2] * (len(required(module)) - 1)
     # Dropout draws the same in every run, so that only the input makes a difference.
     # Statistics and counters that a run leaves behind are left behind with its copy of the buffers.
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}

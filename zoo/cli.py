@@ -456,7 +456,7 @@ def sample_command(
     if verifying:
         verdict = verify(loaded, x, context=context, seed=seed, temperature=temperature, guidance=guidance, given=known)
     told = {name: part for name in ("labels", "vectors", "maps") if (part := getattr(context, name)) is not None}
-    shown = told["labels"].tolist() if "labels" in told else None
+    shown = pictures.named(told["labels"], config["classes"]) if "labels" in told else None
     columns = 10 if images % 10 == 0 or images > 100 else max(1, round(images**0.5))
     if output.suffix == ".png":
         pictures.save_grid(x, output, columns=columns, labels=shown)

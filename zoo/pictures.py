@@ -15,14 +15,18 @@ from zoo.files import writing
 MARGIN = 2
 RULE = 0.4
 INK, PAPER = (0, 0, 0), (255, 255, 255)
+SIZE, LETTERS = 16, 24
+"""Of labels: the height in pixels, and how many letters are shown."""
 
 
-def grid(images: Tensor, *, columns: int = 10, labels: Sequence[int] | None = None, scale: int = 2) -> Image.Image:
+def grid(
+    images: Tensor, *, columns: int = 10, labels: Sequence[int | str] | None = None, scale: int = 2
+) -> Image.Image:
     """Lay images (N, C, H, W) in [0, 1] out in rows, with each row's label beside it if it has one.
 
     Args:
         columns: images in a row.
-        labels: (N,) classes; a row's is shown if all its images share it.
+        labels: (N,) classes, as numbers or names; a row's is shown if all its images share it.
         scale: how many times larger than the pixels.
 
     Example:
@@ -44,14 +48,14 @@ def grid(images: Tensor, *, columns: int = 10, labels: Sequence[int] | None = No
     return picture if labels is None else _beside(picture, list(labels), columns, images.shape[2] * scale + MARGIN)
 
 
-def save_grid(images: Tensor, path: Path, *, columns: int = 10, labels: Sequence[int] | None = None) -> None:
+def save_grid(images: Tensor, path: Path, *, columns: int = 10, labels: Sequence[int | str] | None = None) -> None:
     """Write :func:`grid` as PNG."""
     with writing(path) as staged:
         grid(images, columns=columns, labels=labels).save(staged, format="PNG")
 
 
 def save_animation(
-    images: Tensor, path: Path, *, columns: int = 10, labels: Sequence[int] | None = None, frames: int = 60
+    images: Tensor, path: Path, *, columns: int = 10, labels: Sequence[int | str] | None = None, frames: int = 60
 ) -> None:
     """Write a GIF of images (N, C, H, W) appearing pixel by pixel, in the raster order they were drawn in."""
     height, width = images.shape[2:]
@@ -66,14 +70,27 @@ def save_animation(
         pictures[0].save(staged, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
 
-def _beside(picture: Image.Image, labels: list[int], columns: int, height: int) -> Image.Image:
-    wide = 22
+def named(labels: Sequence[int] | Tensor, classes: Sequence[str]) -> list[str]:
+    """Labels as people call them: by the names of the classes, if they have any.
+
+    Example:
+        >>> named([1, -1], ["cat", "dog"]), named([7], [])
+        (['dog', '-1'], ['7'])
+    """
+    names = dict(enumerate(classes))
+    return [names.get(label, str(label)) for label in map(int, labels)]
+
+
+def _beside(picture: Image.Image, labels: list[int | str], columns: int, height: int) -> Image.Image:
+    texts = [str(label)[:LETTERS] for label in labels]
+    longest = max(ImageDraw.Draw(picture).textlength(text, font_size=SIZE) for text in set(texts))
+    wide = max(22, round(longest) + 8)
     sheet = Image.new("RGB", (picture.width + wide, picture.height), PAPER)
     sheet.paste(picture, (wide, 0))
     draw = ImageDraw.Draw(sheet)
-    for row, first in enumerate(range(0, len(labels), columns)):
-        shared = set(labels[first : first + columns])
+    for row, first in enumerate(range(0, len(texts), columns)):
+        shared = set(texts[first : first + columns])
         if len(shared) == 1:
             middle = MARGIN + row * height + height // 2
-            draw.text((wide // 2, middle), str(shared.pop()), fill=INK, anchor="mm", font_size=16)
+            draw.text((wide // 2, middle), shared.pop(), fill=INK, anchor="mm", font_size=SIZE)
     return sheet

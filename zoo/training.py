@@ -295,7 +295,8 @@ def _preview(run: Run, validation_set: ImageSet, path: Path) -> None:
     if given.keys() == {"labels"}:
         labels = share(range(model.num_classes), images)
         given = {"labels": labels}
-    pictures.save_grid(model.sample(images, **given), path, labels=labels)
+    names = None if labels is None else pictures.named(labels, validation_set.classes)
+    pictures.save_grid(model.sample(images, **given), path, labels=names)
 
 
 def _publish(

@@ -64,7 +64,8 @@ def folder(
         ...     folder("train", path=place).images.shape
         torch.Size([8, 3, 32, 32])
     """
-    root = (Path(data_dir or ".") / Path(path).expanduser()).absolute()
+    # Path.expanduser stops at a user that there is not.
+    root = (Path(data_dir or ".") / os.path.expanduser(path)).absolute()  # noqa: PTH111
     if not root.is_dir():
         raise RequestError(
             f"there is no folder {str(root)!r}; name the one with your images: data.path in a recipe, "
@@ -74,15 +75,20 @@ def folder(
     if not files:
         raise RequestError(f"{str(root)!r} holds no images; known are files that end in {', '.join(KNOWN)}")
     tops = sorted({file.parts[0] for file in files})
+    stray = [file for file in files if len(file.parts) == 1]
     # What lies beside the sub-folders would have no class, so then nothing has one.
-    classes = tops if all(len(file.parts) > 1 for file in files) else []
+    classes = [] if stray else tops
+    if 0 < len(stray) < len(files):
+        warnings.warn(
+            f"{_printable(stray[0])} lies beside the sub-folders, so no image has a class; move it into one of them",
+            stacklevel=2,
+        )
 
     def shuffled(file: Path) -> bytes:
         # One name for what systems write differently; a name may be no text at all.
         name = unicodedata.normalize("NFC", f"{seed} {file.as_posix()}")
         return hashlib.sha256(os.fsencode(name)).digest()
 
-    Image.init()  # else Pillow knows only some of its formats
     broken: list[str] = []
 
     def readable() -> Iterator[tuple[Path, Tensor]]:
@@ -114,7 +120,8 @@ def _files(root: Path) -> list[Path]:
     files, unknown, visited = [], [], set()
     for place, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(place)
-        folders[:] = [] if real in visited else [name for name in folders if not name.startswith(".")]
+        # In order, so that of two links to one folder the same is followed everywhere.
+        folders[:] = [] if real in visited else sorted(name for name in folders if not name.startswith("."))
         here = [] if real in visited else [Path(place, name) for name in names if not name.startswith(".")]
         visited.add(real)
         files += [file.relative_to(root) for file in here if file.suffix.lower() in KNOWN and file.is_file()]
@@ -135,7 +142,10 @@ def _read(path: Path, size: int, mode: str) -> Tensor:
             values = np.asarray(upright)
             if values.min() < 0 or values.max() > 65535:
                 raise ValueError(f"its values go from {values.min()} to {values.max()}, not from 0 to 65535")
-            upright = Image.fromarray((values / 257).round().astype(np.uint8))
+            grey, clear = (values >> 8).astype(np.uint8), upright.info.get("transparency")
+            if clear is not None:
+                grey = np.stack([grey, np.where(values == clear, 0, 255).astype(np.uint8)], -1)
+            upright = Image.fromarray(grey)
         elif upright.mode == "F":
             raise ValueError("its values are floats, of which nobody knows how bright they are")
         transparent = upright.has_transparency_data

@@ -19,7 +19,7 @@ class VectorBias(nn.Module):
     Deviation: added after any convolution, not only inside gates.
 
     Args:
-        vector_size: D, the size of the vectors; numbers of the order of 1 train best.
+        vector_size: D, the size of the vectors; numbers of the order of 1 train best. All zeros are no condition.
         channels: of the tensor it is added to.
 
     Raises:

@@ -161,7 +161,8 @@ class PixelModel(nn.Module):
     ) -> Context:
         """The condition of so many images, checked, on the model's device; one label, vector or map may stand for all.
 
-        A model with ``condition_dropout`` may be given none of what it takes, or the label -1: then it is p(x).
+        A model with ``condition_dropout`` may be given none of what it takes: then it is p(x). Of a single image the
+        label -1, a vector of zeros and a map of zeros say the same; training drops all parts together, so give all.
 
         Raises:
             RequestError: missing, superfluous, or not as many, of the type, of the shape or of the values it must be.
@@ -210,6 +211,7 @@ class PixelModel(nn.Module):
             kind = "integers" if name == "labels" else "real numbers"
             raise RequestError(f"{name} are {part.dtype}, not {kind}; this model {self._takes()}")
         if name == "labels":
+            part = part.long()  # -1 is beyond what bytes compare with
             lowest = -1 if self.condition_dropout else 0
             outside = part[(part < lowest) | (part >= self.num_classes)].flatten()
             if len(outside):

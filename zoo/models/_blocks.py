@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from annotated_types import Gt, Le
 from torch import nn
 
+from zoo.causal import required
 from zoo.registry import LAYERS
 
 Positive = Annotated[int, Gt(0)]
@@ -19,6 +20,7 @@ def blocks(
     layers: int,
     dilations: Sequence[int],
     *,
+    streams: int = 1,
     num_classes: int | None,
     **others: tuple[Any, Any],
 ) -> Iterator[nn.Module]:
@@ -26,10 +28,20 @@ def blocks(
 
     Args:
         block: what the slot says: the layer's name, or a mapping of ``name`` and its arguments.
+        streams: how many tensors the model hands from block to block.
         others: further arguments, each with the value that means that it is not used. A block of somebody's own need
             know only what its model uses.
+
+    Raises:
+        ValueError: the block maps another number of tensors.
     """
     for dilation in islice(cycle(dilations), layers):
         given = others | {"dilation": (dilation, 1)}
         used = {name: value for name, (value, unused) in given.items() if value != unused}
-        yield LAYERS.build(block, channels, num_classes=num_classes, **used)
+        built = LAYERS.build(block, channels, num_classes=num_classes, **used)
+        if len(required(built)) != streams:
+            raise ValueError(
+                f"block {block!r} maps {len(required(built))} tensors, this model hands on {streams}; "
+                f"choose {'gated-block' if streams == 3 else 'residual-block'}, or another model"
+            )
+        yield built

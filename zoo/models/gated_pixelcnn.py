@@ -17,7 +17,7 @@ from zoo.registry import LIKELIHOODS
 
 
 class GatedPixelCNN(PixelModel):
-    r"""Gated PixelCNN; conditional, if asked for, on labels, vectors and maps, inside its gates.
+    r"""Gated PixelCNN; conditional, if asked for, on labels, vectors and maps, in every layer.
 
     Logits (B, likelihood.output_channels(C), H, W) for images (B, C, H, W); each depends on the pixels before it in
     raster order, all of them that are near enough, and on the channels before it of its own pixel: R, then G given R,
@@ -25,7 +25,7 @@ class GatedPixelCNN(PixelModel):
 
     Reference: van den Oord et al., Conditional Image Generation with PixelCNN Decoders, 2016, section 2.
     Deviations: those of the block, see :class:`zoo.layers.GatedBlock`; the first layer has no gates; the head sees the
-    sum of the horizontal stack and the skip connections.
+    sum of the horizontal stack and the skip connections; the condition enters these, too, as plain biases.
 
     Args:
         channels: of the horizontal stack and the head; a multiple of the image's channels.
@@ -86,6 +86,7 @@ class GatedPixelCNN(PixelModel):
                 channels,
                 layers,
                 dilations,
+                streams=3,
                 num_classes=num_classes,
                 vertical_channels=(wide, channels),
                 vector_size=(vector_size, None),
