@@ -80,8 +80,8 @@ def trained() -> list[str]:
     """The trained models that have a name.
 
     Example:
-        >>> "cond-pixelcnn-mnist" in trained()
-        True
+        >>> print(*trained(), sep=", ")
+        cond-gated-pixelcnn-mnist, cond-pixelcnn-mnist, gated-pixelcnn-mnist, gated-pixelcnn-mnist-8bit, pixelcnn-mnist
     """
     return sorted(path.parent.name for path in NAMED.glob("*/config.json"))
 

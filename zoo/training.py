@@ -211,11 +211,11 @@ def add_decay(model: nn.Module, weight_decay: float) -> None:
         >>> layer.weight.grad.item()
         2.5
     """
-    weights = [weight for weight in model.parameters() if weight.grad is not None]
-    if weight_decay and weights:
-        torch._foreach_add_(
-            [weight.grad for weight in weights], [weight.detach() for weight in weights], alpha=weight_decay
-        )
+    if weight_decay == 0:
+        return
+    for weight in model.parameters():
+        if weight.grad is not None:
+            weight.grad.add_(weight.detach(), alpha=weight_decay)
 
 
 def dropped(context: Context, share: float) -> Context:
@@ -291,11 +291,10 @@ def _preview(run: Run, validation_set: ImageSet, path: Path) -> None:
     model = run.average.module
     images = min(100, len(validation_set)) if model.vector_size or model.map_channels else 100
     given = condition(model, validation_set, slice(images))
-    labels = None
+    names = None
     if given.keys() == {"labels"}:
-        labels = share(range(model.num_classes), images)
-        given = {"labels": labels}
-    names = None if labels is None else pictures.named(labels, validation_set.classes)
+        given = {"labels": share(range(model.num_classes), images)}
+        names = pictures.named(given["labels"], validation_set.classes)
     pictures.save_grid(model.sample(images, **given), path, labels=names)
 
 

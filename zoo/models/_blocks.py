@@ -39,9 +39,9 @@ def blocks(
         given = others | {"dilation": (dilation, 1)}
         used = {name: value for name, (value, unused) in given.items() if value != unused}
         built = LAYERS.build(block, channels, num_classes=num_classes, **used)
-        if len(required(built)) != streams:
+        if (mapped := len(required(built))) != streams:
             raise ValueError(
-                f"block {block!r} maps {len(required(built))} tensors, this model hands on {streams}; "
+                f"block {block!r} maps {mapped} tensors, this model hands on {streams}; "
                 f"choose {'gated-block' if streams == 3 else 'residual-block'}, or another model"
             )
         yield built
