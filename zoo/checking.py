@@ -223,14 +223,29 @@ def receptive_field(module: nn.Module) -> dict[str, int]:
     """What reaches the output in the middle of the last row: rows above, columns beside, and pixels in all."""
     shape = _image_shape(module, None)
     place = (shape[1] - 1, shape[2] // 2)
-    rule = _Rule(shape, taps=None, layer=True)
-    offsets = rule.offsets(_reached(_jittered(module).eval(), rule, place, 0), place, 0)
+    offsets = [(row - place[0], column - place[1]) for row, column in seen_from(module, place).nonzero().tolist()]
     return {
-        "rows_above": -min((row for row, _, _ in offsets), default=0),
-        "columns_left": -min((column for _, column, _ in offsets), default=0),
-        "columns_right": max((column for _, column, _ in offsets), default=0),
-        "pixels": len({offset[:2] for offset in offsets}),
+        "rows_above": -min((row for row, _ in offsets), default=0),
+        "columns_left": -min((column for _, column in offsets), default=0),
+        "columns_right": max((column for _, column in offsets), default=0),
+        "pixels": len(offsets),
     }
+
+
+def seen_from(module: nn.Module, place: tuple[int, int]) -> Tensor:
+    """Which pixels (H, W) reach the output of a model, or of a layer, at a place: booleans.
+
+    Of several channels any counts, of the input as of the output.
+
+    Example:
+        >>> from zoo.layers import MaskedConv2d
+        >>> seen_from(MaskedConv2d("A", 1, 1, 3), (1, 1))[:3, :4].int()
+        tensor([[1, 1, 1, 0],
+                [1, 0, 0, 0],
+                [0, 0, 0, 0]], dtype=torch.int32)
+    """
+    rule = _Rule(_image_shape(module, None), taps=None, layer=True)
+    return _reached(_jittered(module).eval(), rule, place, 0).any(0)
 
 
 def _as_one(module: nn.Module) -> nn.Module:

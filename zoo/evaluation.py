@@ -10,6 +10,7 @@ from torch import Tensor
 from zoo.data import ImageSet, to_grid
 from zoo.errors import RequestError
 from zoo.models import PixelModel
+from zoo.sampling import share
 
 DRAWS = 4
 """How often ``dynamic`` draws the bits of an image for a figure to be reported."""
@@ -94,6 +95,42 @@ def evaluate(
     )
 
 
+@torch.no_grad()
+def pixel_nats(
+    model: PixelModel,
+    data: ImageSet,
+    x: Tensor,
+    *,
+    batch_size: int = 100,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """What each pixel of each image costs, -log p(x_i | x_<i): (N, H, W) nats, whose sums are those of the images.
+
+    Args:
+        data: the images' conditions.
+        x: the images (N, C, H, W) as a protocol makes them, in [0, 1].
+        progress: called with the images done and the images in all, after each batch.
+
+    Raises:
+        RequestError: the data does not fit the model.
+    """
+    check_fit(model, data)
+    model.check_grid(x)
+    device = next(model.parameters()).device
+    model.eval()
+    nats = []
+    for first in range(0, len(x), batch_size):
+        part = slice(first, first + batch_size)
+        batch = x[part].to(device)
+        logits = model(batch, model.condition(len(batch), **condition(model, data, part)))
+        # Each pixel as an image of its own: the likelihood adds up what belongs to one image.
+        alone = (tensor.movedim(1, -1).reshape(-1, tensor.shape[1], 1, 1) for tensor in (logits, batch))
+        nats.append(-model.likelihood.log_prob(*alone).view(len(batch), *x.shape[2:]).cpu())
+        if progress:
+            progress(min(first + batch_size, len(x)), len(x))
+    return torch.cat(nats)
+
+
 def check_fit(model: PixelModel, data: ImageSet) -> None:
     """Refuse data that the model cannot take.
 
@@ -118,6 +155,19 @@ def check_fit(model: PixelModel, data: ImageSet) -> None:
                 f"conditional on {name} of size {size}; set the model's "
                 f"{'vector_size' if name == 'vectors' else 'map_channels'} or choose other data"
             )
+
+
+def prompts(model: PixelModel, data: ImageSet, images: int) -> tuple[int, dict[str, Tensor]]:
+    """What to draw images under to see what a model can do: all classes in equal shares, or what belongs to images.
+
+    Returns how many images these are, no more than there are in the data if each is told more than its class, and the
+    conditions, as :meth:`PixelModel.sample` takes them.
+    """
+    if model.vector_size is None and model.map_channels is None:
+        told = {} if model.num_classes is None else {"labels": torch.tensor(share(range(model.num_classes), images))}
+        return images, told
+    images = min(images, len(data))
+    return images, condition(model, data, slice(images))
 
 
 def condition(model: PixelModel, data: ImageSet, part: slice | Tensor) -> dict[str, Tensor]:

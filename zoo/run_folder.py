@@ -1,13 +1,14 @@
 """The folder of a run: one training at a time, resumed only with its own recipe."""
 
 import difflib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from zoo.errors import RequestError
+from zoo.errors import RequestError, first_line
 from zoo.files import sweep, write_text
 from zoo.recipe import Recipe, dump_recipe
 
@@ -42,6 +43,21 @@ def opened(recipe: Recipe, output: Path, resume: bool) -> Iterator[None]:
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The lines of ``metrics.jsonl``, one for each epoch; none if there is no such file.
+
+    Raises:
+        RunError: it holds something else.
+    """
+    if not (folder / METRICS).is_file():
+        return []
+    try:
+        lines = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
+        return [{key: float(value) for key, value in line.items()} for line in lines]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"{folder / METRICS} is no list of metrics: {first_line(error)}; delete it") from None
 
 
 def trim_metrics(output: Path, epochs: int) -> None:

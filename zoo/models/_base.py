@@ -78,7 +78,7 @@ class PixelModel(nn.Module):
         """
         if x.ndim != 4 or tuple(x.shape[1:]) != self.image_shape:
             raise RequestError(f"images have shape {tuple(x.shape)}; this model takes (B, {str(self.image_shape)[1:]}")
-        self._check_grid(x)
+        self.check_grid(x)
         x = x.to(next(self.parameters()))
         return self.likelihood.log_prob(self(x, self.condition(len(x), labels, vectors=vectors, maps=maps)), x)
 
@@ -125,7 +125,7 @@ class PixelModel(nn.Module):
                     f"given pixels have shape {tuple(given.shape)}; pass {(images, *self.image_shape)}, "
                     f"or {self.image_shape} for all, with NaN where to sample"
                 )
-            self._check_grid(given.nan_to_num(0.0))
+            self.check_grid(given.nan_to_num(0.0))
             given = given.to(next(self.parameters()).device)
         return sampling.sample(
             self,
@@ -142,7 +142,7 @@ class PixelModel(nn.Module):
             progress=progress,
         )
 
-    def _check_grid(self, x: Tensor) -> None:
+    def check_grid(self, x: Tensor) -> None:
         steps = x.detach().double() * (self.likelihood.levels - 1)
         # Asked so that a NaN, which is not comparable, is refused too.
         if not ((x >= 0) & (x <= 1) & ((steps - steps.round()).abs() < 1e-4)).all():
