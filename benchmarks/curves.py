@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from zoo import plots
+
 Line = dict[str, float]
 
 
@@ -14,25 +16,6 @@ def read(run: Path) -> tuple[str, list[Line]]:
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return f"{run.name} ({config['parameters']:,} parameters)", [json.loads(line) for line in lines]
-
-
-def plot(curves: dict[str, list[Line]], path: Path) -> None:
-    """Nats against epochs on the left, against minutes on the right."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    for name, lines in curves.items():
-        nats = [line["validation_nats"] for line in lines]
-        left.plot([line["epoch"] for line in lines], nats, "o-", label=name)
-        right.plot([line["seconds"] / 60 for line in lines], nats, "o-", label=name)
-    left.set(xlabel="epochs", ylabel="nats per validation image")
-    right.set(xlabel="minutes of training")
-    left.xaxis.get_major_locator().set_params(integer=True)
-    right.legend()
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
 
 
 def table(curves: dict[str, list[Line]]) -> str:
@@ -52,7 +35,7 @@ def main(runs: tuple[Path, ...], output: Path | None) -> None:
     """Compare the run folders RUNS, as zoo train leaves them."""
     curves = dict(map(read, runs))
     if output is not None:
-        plot(curves, output)
+        plots.save_curves(curves, output)
     click.echo(table(curves))
 
 

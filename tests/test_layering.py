@@ -14,10 +14,13 @@ FLOORS = [
     {"sampling", "checking"},
     {"layers", "likelihoods", "data"},
     {"models", "recipe"},
-    {"folder", "evaluation", "pictures", "card", "checkpoint", "run_folder"},
+    {"folder", "evaluation", "pictures", "card", "checkpoint", "run_folder", "plots", "page", "classifier"},
     {"hub_files"},
     {"training", "hub"},
     {"catalog"},
+    {"findings"},
+    {"comparison"},
+    {"report"},
     {"cli"},
 ]
 # sampling and checking share a floor in the plan, and checking draws samples to verify them.

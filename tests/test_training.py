@@ -43,6 +43,7 @@ def test_a_training_ends_with_a_model_folder_that_agrees_with_its_card(finished)
         "README.md",
         "config.json",
         "metrics.jsonl",
+        "metrics.png",
         "model.safetensors",
         "previews",
         "recipe.yaml",

@@ -22,19 +22,18 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import zoo
-from zoo import folder, pictures
+from zoo import folder, pictures, plots
 from zoo.card import card
 from zoo.causal import Context, nothing
 from zoo.checkpoint import Run, restore, save_checkpoint
 from zoo.data import ImageSet, to_grid
 from zoo.errors import FailedError
-from zoo.evaluation import DRAWS, Result, check_fit, condition, evaluate
+from zoo.evaluation import DRAWS, Result, check_fit, condition, evaluate, prompts
 from zoo.files import write_text
 from zoo.models import PixelModel
 from zoo.recipe import Recipe, dump_recipe
 from zoo.registry import MODELS
-from zoo.run_folder import METRICS, opened, trim_metrics
-from zoo.sampling import share
+from zoo.run_folder import METRICS, opened, read_metrics, trim_metrics
 from zoo.signals import Stopped, collected_signals
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -125,7 +124,7 @@ def dry_run(recipe: Recipe, data_dir: Path | None = None) -> dict[str, Any]:
         "images": len(data),
         "steps": steps,
         "weight_decay": recipe.weight_decay(len(data)),
-        "precision": str(_precision(recipe.training.precision, _device())).removeprefix("torch."),
+        "precision": str(precision(recipe.training.precision, _device())).removeprefix("torch."),
         "device": _device().type,
         "first_batch_nats": losses[0],
         "estimated_seconds": round(steps * seconds, 1),
@@ -173,8 +172,8 @@ def step(recipe: Recipe, run: Run, data: ImageSet, batch: Tensor, steps: float) 
     torch.manual_seed(_seed(recipe.seed, 1, run.step))
     x = to_grid(data.images[batch], recipe.data.protocol)
     context = dropped(Context(**condition(model, data, batch)), model.condition_dropout)
-    precision = _precision(recipe.training.precision, device)
-    autocast = torch.autocast(device.type, precision) if precision != torch.float32 else nullcontext()
+    dtype = precision(recipe.training.precision, device)
+    autocast = torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
     model.train()
     with autocast:
         logits = model(x, context)
@@ -266,7 +265,7 @@ def _loop(
 
 
 def _end_epoch(recipe: Recipe, run: Run, epoch: int, train_nats: float, validation_set: ImageSet, output: Path) -> None:
-    """A line of metrics and a grid of samples, both of the averaged weights."""
+    """A line of metrics, their plot and a grid of samples, all of the averaged weights."""
     result = _evaluate(recipe, run, "validation", validation_set, draws=1)
     line = {
         "epoch": epoch,
@@ -278,6 +277,7 @@ def _end_epoch(recipe: Recipe, run: Run, epoch: int, train_nats: float, validati
     }
     with (output / METRICS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
+    plots.save_curves({recipe.name: read_metrics(output)}, output / "metrics.png")
     _preview(run, validation_set, output / "previews" / f"epoch-{epoch:04d}.png")
 
 
@@ -289,12 +289,8 @@ def _evaluate(recipe: Recipe, run: Run, split: str, data: ImageSet, draws: int) 
 def _preview(run: Run, validation_set: ImageSet, path: Path) -> None:
     """A grid of samples: of all classes, or of the conditions of the first validation images."""
     model = run.average.module
-    images = min(100, len(validation_set)) if model.vector_size or model.map_channels else 100
-    given = condition(model, validation_set, slice(images))
-    names = None
-    if given.keys() == {"labels"}:
-        given = {"labels": share(range(model.num_classes), images)}
-        names = pictures.named(given["labels"], validation_set.classes)
+    images, given = prompts(model, validation_set, 100)
+    names = pictures.named(given["labels"], validation_set.classes) if given.keys() == {"labels"} else None
     pictures.save_grid(model.sample(images, **given), path, labels=names)
 
 
@@ -333,7 +329,7 @@ def _publish(
             "seed": recipe.seed,
             "device": device.type,
             "threads": torch.get_num_threads(),
-            "precision": str(_precision(recipe.training.precision, device)).removeprefix("torch."),
+            "precision": str(precision(recipe.training.precision, device)).removeprefix("torch."),
             "zoo": zoo.__version__,
             "commit": commit,
             "torch": torch.__version__,
@@ -398,7 +394,7 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _precision(wanted: str, device: torch.device) -> torch.dtype:
+def precision(wanted: str, device: torch.device) -> torch.dtype:
     """What "auto" means here: bfloat16 where the processor computes in it natively, float32 elsewhere."""
     if wanted != "auto":
         return getattr(torch, wanted)
