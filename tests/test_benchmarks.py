@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from torch import nn
 
 import zoo
-from benchmarks import conditions, curves, measure, precision, sampling, scaling, textbook, training, ways
+from benchmarks import conditions, curves, measure, precision, prior, sampling, scaling, textbook, training, ways
 from benchmarks.course import Course, labels_for, named
 from zoo.causal import Context
 from zoo.data import ImageSet
@@ -163,3 +163,13 @@ def test_what_a_condition_is_worth(dropout):
         assert worth.own < 0.1
         assert worth.others > 100
         assert worth.none == (pytest.approx(16 * math.log(2)) if dropout else None)
+
+
+def test_priors_of_several_widths_are_compared(tmp_path):
+    options = ["--recipe", "smoke", "training.epochs=1", "--stds", "0.001,1", "-o", str(tmp_path / "x.png"), "--json"]
+    answer = CliRunner().invoke(prior.main, options)
+    assert answer.exit_code == 0, answer.output
+    narrow, wide, none = json.loads(answer.stdout)
+    assert (narrow["std"], wide["std"], none["std"]) == (0.001, 1, None)
+    assert narrow["validation_nats"] > wide["validation_nats"]
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
