@@ -27,6 +27,12 @@ data_dir_option = click.option(
     type=click.Path(path_type=Path),
     help="Folder with the data: MNIST and its kin in torchvision's layout, or where a folder's relative path begins.",
 )
+dataset_option = click.option(
+    "--data",
+    "dataset",
+    metavar="NAME",
+    help="Data set, or '{name: folder, path: photos}'; by default the one it was trained on.",
+)
 
 
 def main() -> None:
@@ -295,12 +301,7 @@ def train_command(
 
 @command("eval")
 @click.argument("model")
-@click.option(
-    "--data",
-    "dataset",
-    metavar="NAME",
-    help="Data set, or '{name: folder, path: photos}'; by default the one it was trained on.",
-)
+@dataset_option
 @click.option("--split", default="test", type=click.Choice(["train", "validation", "test"]), show_default=True)
 @click.option(
     "--protocol", type=click.Choice(["threshold", "dynamic", "none"]), help="By default the one it was trained on."
@@ -324,12 +325,11 @@ def eval_command(
     """Measure the negative log-likelihood of a trained MODEL in nats per image and bits per dimension."""
     from zoo import catalog
     from zoo.evaluation import DRAWS, evaluate
-    from zoo.recipe import parse_data, parse_value
 
     # Once, so that all of it is about one commit.
     place = catalog.find(model)
     config = catalog.describe(place)
-    section = _data_of(model, config) if dataset is None else parse_data(parse_value(dataset))
+    section = _data_of(model, config, dataset)
     protocol = protocol or config["protocol"] or "threshold"
     data = section.read(split, data_dir)
     with _bar("evaluating") as progress:
@@ -347,6 +347,53 @@ def eval_command(
         _print_json({"model": model, **asdict(result)})
     else:
         click.echo(f"{model}: {_sentence(asdict(result))}, {result.bits_per_dim:.4f} bits per dimension")
+
+
+@command("report")
+@click.argument("model")
+@click.option("--against", metavar="OTHER", help="A model to compare it with, on the same data.")
+@dataset_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for index.html, report.md and the pictures; by default reports/MODEL.",
+)
+@click.option("-n", "--images", type=click.IntRange(2), help="How many test images; by default all.")
+@data_dir_option
+@json_option
+def report_command(
+    model: str,
+    against: str | None,
+    dataset: str | None,
+    output: Path | None,
+    images: int | None,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Write a page about a trained MODEL: figures, samples, where its nats are, and how it compares with another."""
+    from zoo import catalog, findings, page, report
+
+    # Once, so that all of it is about one commit.
+    place, other = catalog.find(model), None if against is None else catalog.find(against)
+    section = _data_of(model, catalog.describe(place), dataset)
+    told: set[str] = set()
+
+    def progress(what: str, done: int, of: int) -> None:
+        if what not in told:
+            told.add(what)
+            click.echo(f"{what} ...", err=True)
+
+    def read(split: str) -> Any:
+        return section.read(split, data_dir)
+
+    found = findings.gather(place, other, section.name, read, images=images, progress=progress)
+    output = output or Path("reports") / found.subjects[0].name
+    files = page.save(report.title(found), report.blocks(found), output)
+    if as_json:
+        _print_json({"path": str(files[0]), "files": [str(file) for file in files], "models": findings.figures(found)})
+    else:
+        click.echo(f"{files[0]}: open it in a browser; it needs nothing else")
 
 
 @command("sample")
@@ -570,11 +617,13 @@ def _split(splits: Splits, name: str, option: str) -> Any:
     return splits(name)
 
 
-def _data_of(model: str, config: dict[str, Any]) -> Any:
-    """The data set that a model was trained on, as a recipe has it."""
+def _data_of(model: str, config: dict[str, Any], dataset: str | None = None) -> Any:
+    """The data set that was named, or else that a model was trained on, as a recipe has it."""
     from zoo import catalog
-    from zoo.recipe import parse_data
+    from zoo.recipe import parse_data, parse_value
 
+    if dataset is not None:
+        return parse_data(parse_value(dataset))
     if config["dataset"] is None:
         raise RequestError("the model does not say what it was trained on; name a data set or a .safetensors file")
     section = parse_data({**config.get("data_args", {}), "name": config["dataset"]})
@@ -584,8 +633,8 @@ def _data_of(model: str, config: dict[str, Any]) -> Any:
         # Which files of yours are read, a stranger's model does not decide.
         if strangers and of.get("name") == "folder":
             raise RequestError(
-                f"{model} was trained on images of its author; name yours: zoo eval --data "
-                "'{name: folder, path: ...}', or a .safetensors file for zoo sample"
+                f"{model} was trained on images of its author; name yours: --data "
+                "'{name: folder, path: ...}' of zoo eval and zoo report, or a .safetensors file for zoo sample"
             )
         of = of.get("of")
     return section
