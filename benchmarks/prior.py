@@ -9,6 +9,7 @@ import click
 
 from zoo.files import writing
 from zoo.recipe import Recipe, find_recipe, load_recipe
+from zoo.run_folder import read_metrics
 from zoo.training import train
 
 
@@ -16,10 +17,10 @@ def trained(recipe: Recipe) -> dict[str, float]:
     """What a training of a recipe ends with: nats of training (in the last epoch) and of validation images."""
     with tempfile.TemporaryDirectory() as place:
         summary = train(recipe, Path(place) / "run")
-        lines = (Path(place) / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = read_metrics(Path(place) / "run")
     validation = summary["validation"]
     return {
-        "train_nats": json.loads(lines[-1])["train_nats"],
+        "train_nats": lines[-1]["train_nats"],
         "validation_nats": validation["nats_per_image"],
         "validation_std_error": validation["nats_std_error"],
     }
