@@ -17,7 +17,7 @@ from zoo.files import STAGED
 from zoo.folder import read_config
 from zoo.recipe import find_recipe, load_recipe
 from zoo.registry import DATA
-from zoo.run_folder import RunError
+from zoo.run_folder import RunError, read_metrics
 
 SHORT = ["training.epochs=2"]
 
@@ -66,6 +66,23 @@ def test_a_line_of_metrics_and_a_picture_for_each_epoch(finished):
     assert [line["epoch"] for line in lines] == [1, 2]
     assert lines[1]["train_nats"] < lines[0]["train_nats"]
     assert len(list((output / "previews").glob("epoch-*.png"))) == 2
+
+
+def test_validation_after_every_other_epoch_and_after_the_last(tmp_path):
+    output = tmp_path / "run"
+    longer = recipe("training.epochs=5", "training.validate_every=2", "training.checkpoint_seconds=0.01")
+    process = start(output, "training.epochs=5", "training.validate_every=2", "training.checkpoint_seconds=0.01")
+    until(lambda: (output / "metrics.jsonl").exists(), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    training.train(longer, output, resume=True)
+    assert [line["epoch"] for line in read_metrics(output)] == [2, 4, 5]
+    assert [path.stem for path in sorted((output / "previews").iterdir())] == ["epoch-0002", "epoch-0004", "epoch-0005"]
+    training.train(recipe("training.epochs=5"), tmp_path / "each")
+    # Neither the weights nor the nats of the same epoch depend on when else there is a validation.
+    assert weights(output) == weights(tmp_path / "each")
+    each = {line["epoch"]: line | {"seconds": 0} for line in read_metrics(tmp_path / "each")}
+    assert [line | {"seconds": 0} for line in read_metrics(output)] == [each[epoch] for epoch in (2, 4, 5)]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(finished, tmp_path):

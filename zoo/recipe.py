@@ -97,13 +97,21 @@ class PriorSection(_Section):
 
 
 class TrainingSection(_Section):
-    """How long, in what portions, in what precision; ``ema`` is the decay of the averaged weights, 0 for none."""
+    """How long, in what portions, in what precision; ``ema`` is the decay of the averaged weights, 0 for none.
+
+    After every ``validate_every`` epochs, and after the last, there is a line of metrics and a preview.
+    """
 
     epochs: Annotated[int, Gt(0)]
     batch_size: Annotated[int, Gt(0)] = 64
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     ema: Annotated[float, Ge(0), Lt(1)] = 0.999
+    validate_every: Annotated[int, Gt(0)] = 1
     checkpoint_seconds: Annotated[float, Gt(0)] = 60.0
+
+    def validates(self, epoch: int) -> bool:
+        """Whether an epoch, counted from 1, ends with a validation."""
+        return epoch % self.validate_every == 0 or epoch == self.epochs
 
 
 class Recipe(_Section):

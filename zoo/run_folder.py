@@ -46,7 +46,7 @@ def opened(recipe: Recipe, output: Path, resume: bool) -> Iterator[None]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The lines of ``metrics.jsonl``, one for each epoch; none if there is no such file.
+    """The lines of ``metrics.jsonl``, one for each validated epoch; none if there is no such file.
 
     Raises:
         RunError: it holds something else.
@@ -60,11 +60,11 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         raise RunError(f"{folder / METRICS} is no list of metrics: {first_line(error)}; delete it") from None
 
 
-def trim_metrics(output: Path, epochs: int) -> None:
-    """Drop the lines of epochs that the checkpoint does not know; they will be trained again."""
+def trim_metrics(output: Path, count: int) -> None:
+    """Keep the first so many lines; those of epochs that the checkpoint does not know will be written again."""
     if (output / METRICS).is_file():
         lines = (output / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
-        write_text(output / METRICS, "".join(lines[:epochs]))
+        write_text(output / METRICS, "".join(lines[:count]))
 
 
 def _check(recipe: Recipe, output: Path, resume: bool) -> None:

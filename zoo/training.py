@@ -96,7 +96,8 @@ def train(
         run.data = train_set.digest()
         if (output / CHECKPOINT).is_file():
             restore(run, output / CHECKPOINT)
-        trim_metrics(output, run.step // _steps_per_epoch(recipe, train_set))
+        done = run.step // _steps_per_epoch(recipe, train_set)
+        trim_metrics(output, sum(map(recipe.training.validates, range(1, done + 1))))
         with collected_signals() as signals, _forked_rng():
             _loop(recipe, run, train_set.to(_device()), validation_set, output, report, signals)
         config = _publish(recipe, run, train_set, validation_set, test_set, output, commit)
@@ -254,17 +255,19 @@ def _loop(
             run.nats += nats * len(batch)
             report(Progress(epoch + 1, run.step, steps, len(batch), nats, len(batch) / seconds))
             ends = run.step == (epoch + 1) * per_epoch
+            validates = ends and recipe.training.validates(epoch + 1)
+            if validates:
+                _validate(recipe, run, epoch + 1, run.nats / len(train_set), validation_set, output)
             if ends:
-                _end_epoch(recipe, run, epoch + 1, run.nats / len(train_set), validation_set, output)
                 run.nats = 0.0
-            if ends or signals or time.monotonic() - saved > recipe.training.checkpoint_seconds:
+            if validates or signals or time.monotonic() - saved > recipe.training.checkpoint_seconds:
                 save_checkpoint(run, output / CHECKPOINT)
                 saved = time.monotonic()
             if signals:
                 raise Stopped(signals[0])
 
 
-def _end_epoch(recipe: Recipe, run: Run, epoch: int, train_nats: float, validation_set: ImageSet, output: Path) -> None:
+def _validate(recipe: Recipe, run: Run, epoch: int, train_nats: float, validation_set: ImageSet, output: Path) -> None:
     """A line of metrics, their plot and a grid of samples, all of the averaged weights."""
     result = _evaluate(recipe, run, "validation", validation_set, draws=1)
     line = {
