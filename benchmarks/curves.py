@@ -2,29 +2,32 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
 from zoo import plots
+from zoo.run_folder import read_metrics
 
 Line = dict[str, float]
 
 
 def read(run: Path) -> tuple[str, list[Line]]:
-    """What to call a run folder, with its number of parameters, and its metrics, epoch by epoch."""
+    """What to call a run folder, with its number of parameters, and its metrics, epoch by epoch.
+
+    Without the nats of training, which begin so high that nothing could be told apart.
+    """
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return f"{run.name} ({config['parameters']:,} parameters)", [json.loads(line) for line in lines]
+    lines = [{key: value for key, value in line.items() if key != "train_nats"} for line in read_metrics(run)]
+    return f"{run.name} ({config['parameters']:,} parameters)", lines
 
 
 def table(curves: dict[str, list[Line]]) -> str:
     """The last epoch of each run, as Markdown."""
     rows = ["| run | epochs | minutes | nats per validation image |", "|---|---|---|---|"]
     for name, lines in curves.items():
-        last: dict[str, Any] = lines[-1]
+        last = lines[-1]
         nats = f"{last['validation_nats']:.2f} ± {last['validation_std_error']:.2f}"
-        rows.append(f"| {name} | {last['epoch']} | {last['seconds'] / 60:.1f} | {nats} |")
+        rows.append(f"| {name} | {last['epoch']:.0f} | {last['seconds'] / 60:.1f} | {nats} |")
     return "\n".join(rows)
 
 

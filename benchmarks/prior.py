@@ -14,21 +14,28 @@ from zoo.training import train
 
 
 def trained(recipe: Recipe) -> dict[str, float]:
-    """What a training of a recipe ends with: nats of training (in the last epoch) and of validation images."""
+    """What a training of a recipe ends with: nats of training (in the last epoch) and of validation images.
+
+    Also the fewest that validation images had on the way, and when: what stopping early could have gained.
+    """
     with tempfile.TemporaryDirectory() as place:
         summary = train(recipe, Path(place) / "run")
         lines = read_metrics(Path(place) / "run")
     validation = summary["validation"]
+    best = min(lines, key=lambda line: line["validation_nats"])
     return {
         "train_nats": lines[-1]["train_nats"],
         "validation_nats": validation["nats_per_image"],
         "validation_std_error": validation["nats_std_error"],
+        "best_validation_nats": best["validation_nats"],
+        "best_epoch": int(best["epoch"]),
     }
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Nats against sigma; without a prior, a line across."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
@@ -39,7 +46,12 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         for row in rows:
             if row["std"] is None:
                 axes.axhline(row[key], linestyle=":", color=f"C{number}", label=f"{label}, no prior")
-    axes.set(xscale="log", xlabel="σ of the prior N(0, σ²)", ylabel="nats per image")
+    axes.set(xscale="log", xlabel="σ of the prior N(0, σ²)", yscale="log", ylabel="nats per image")
+    axes.set_xticks([row["std"] for row in priors], [f"{row['std']:g}" for row in priors])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3)
     axes.legend()
     with writing(path) as staged:
@@ -49,7 +61,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 @click.command()
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--recipe", default="few", show_default=True)
-@click.option("--stds", default="0.02,0.05,0.1,0.2,0.5", show_default=True, help="Widths of the prior.")
+@click.option("--stds", default="0.02,0.03,0.05,0.07,0.1,0.2,0.5", show_default=True, help="Widths of the prior.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="PATH.png for the plot.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON list on stdout.")
 def main(overrides: tuple[str, ...], recipe: str, stds: str, output: Path | None, as_json: bool) -> None:
@@ -65,11 +77,13 @@ def main(overrides: tuple[str, ...], recipe: str, stds: str, output: Path | None
     if as_json:
         click.echo(json.dumps(rows))
         return
-    click.echo("| σ | nats per training image, last epoch | nats per validation image |\n|---|---|---|")
+    click.echo("| σ | nats per training image, last epoch | nats per validation image | the fewest on the way |")
+    click.echo("|---|---|---|---|")
     for row in rows:
         width = "no prior" if row["std"] is None else f"{row['std']:g}"
         validation = f"{row['validation_nats']:.2f} ± {row['validation_std_error']:.2f}"
-        click.echo(f"| {width} | {row['train_nats']:.2f} | {validation} |")
+        fewest = f"{row['best_validation_nats']:.2f}, epoch {row['best_epoch']}"
+        click.echo(f"| {width} | {row['train_nats']:.2f} | {validation} | {fewest} |")
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def test_other_data_and_what_only_one_is_told_are_mentioned(runs, tmp_path, zoo_
     text = (tmp_path / "reports" / "untold" / "report.md").read_text(encoding="utf-8")
     assert "Measured on 20 test images of coarse" in text
     assert "untold was trained on synthetic, and is measured on coarse here." in text
-    assert "untold is conditional on nothing, mapped on map: one of them knows of each image what the other" in text
+    assert "untold is conditional on nothing, mapped on maps: one of them knows of each image what the other" in text
     assert "What else it is told is that of the first test images." in text
 
 

@@ -578,8 +578,7 @@ def _condition(
         told["labels"] = share(_labels(labels, classes), images)
     if vectors:
         told["vectors"] = share([_numbers("--vector", vector, float) for vector in vectors], images)
-    sizes = {"labels": model.num_classes, "vectors": model.vector_size, "maps": model.map_channels}
-    wanted = [name for name, size in sizes.items() if size is not None and name not in told]
+    wanted = [name for name in model.takes if name not in told]
     if source is not None and not wanted:
         raise RequestError(
             "--condition has nothing to tell: the model takes no condition, or you gave it all; leave it out"

@@ -2,7 +2,8 @@
 
 import math
 
-from zoo.findings import Findings, Subject, by_class, class_names, mean, takes, told_of_each
+from zoo.evaluation import told_of_each
+from zoo.findings import Findings, Subject, by_class, class_names, mean, takes
 
 
 def compared(found: Findings) -> list[str]:

@@ -163,14 +163,18 @@ def prompts(model: PixelModel, data: ImageSet, images: int) -> tuple[int, dict[s
     Returns how many images these are, no more than there are in the data if each is told more than its class, and the
     conditions, as :meth:`PixelModel.sample` takes them.
     """
-    if model.vector_size is None and model.map_channels is None:
+    if not told_of_each(model):
         told = {} if model.num_classes is None else {"labels": torch.tensor(share(range(model.num_classes), images))}
         return images, told
     images = min(images, len(data))
     return images, condition(model, data, slice(images))
 
 
+def told_of_each(model: PixelModel) -> bool:
+    """Whether it is told more of an image than its class."""
+    return bool({"vectors", "maps"} & {*model.takes})
+
+
 def condition(model: PixelModel, data: ImageSet, part: slice | Tensor) -> dict[str, Tensor]:
     """What the model is conditional on, of a part of the images: ``labels``, ``vectors``, ``maps``."""
-    taken = {"labels": model.num_classes, "vectors": model.vector_size, "maps": model.map_channels}
-    return {name: getattr(data, name)[part] for name, size in taken.items() if size is not None}
+    return {name: getattr(data, name)[part] for name in model.takes}

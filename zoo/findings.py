@@ -142,14 +142,9 @@ def mean(values: Tensor) -> tuple[float, float]:
     return values.mean().item(), values.std().item() / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
-def told_of_each(model: PixelModel) -> bool:
-    """Whether it is told more of an image than its class."""
-    return model.vector_size is not None or model.map_channels is not None
-
-
 def takes(model: PixelModel) -> str:
-    sizes = {"label": model.num_classes, "vector": model.vector_size, "map": model.map_channels}
-    return ", ".join(name for name, size in sizes.items() if size is not None) or "nothing"
+    """What it is conditional on, in words."""
+    return ", ".join(model.takes) or "nothing"
 
 
 def class_names(found: Findings) -> list[str]:

@@ -184,5 +184,5 @@ def _as_markdown(block: Block) -> str:
             return "\n\n".join(map(_as_markdown, beside))
         case Code(text, language):
             # Longer than any fence inside.
-            fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 3)
+            fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
             return f"{fence}{language}\n{text.rstrip()}\n{fence}"

@@ -28,6 +28,8 @@ def curves(runs: Mapping[str, Sequence[Line]]) -> bytes:
     for number, (name, lines) in enumerate(runs.items()):
         for key, style in (("validation_nats", "o-"), ("train_nats", ":")):
             known = [line for line in lines if key in line]
+            if not known:
+                continue  # nor is it in the legend
             label = f"{_words(name)}, {key.removesuffix('_nats')}"
             nats = [line[key] for line in known]
             left.plot([line["epoch"] for line in known], nats, style, color=f"C{number}", label=label)

@@ -15,7 +15,8 @@ from zoo import pictures, plots
 from zoo.checking import seen_from
 from zoo.classifier import predicted
 from zoo.comparison import compared
-from zoo.findings import Findings, Subject, by_class, class_names, figures, mean, takes, told_of_each
+from zoo.evaluation import told_of_each
+from zoo.findings import Findings, Subject, by_class, class_names, figures, mean, takes
 from zoo.folder import count_parameters
 from zoo.models import PixelModel
 from zoo.page import Block, Code, Heading, Picture, Row, Table, Words
@@ -205,8 +206,8 @@ def _training(found: Findings) -> list[Block]:
     lines = {subject.name: subject.lines for subject in found.subjects if subject.lines}
     if lines:
         caption = (
-            "Nats per validation image after each epoch, under the protocol it was trained with; dotted, those of the "
-            "training images during it, before weights are averaged."
+            "Nats per validation image, under the protocol it was trained with; dotted, those of the training images "
+            "during the epoch before, before weights are averaged."
         )
         parts.append(Picture("training.png", plots.curves(lines), caption))
     for subject in found.subjects:

@@ -54,7 +54,13 @@ class PixelModel(nn.Module):
     @property
     def conditional(self) -> bool:
         """Whether it takes labels, vectors or maps."""
-        return any(size is not None for size in (self.num_classes, self.vector_size, self.map_channels))
+        return bool(self.takes)
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """What it is conditional on, of "labels", "vectors" and "maps", as ``log_prob`` and ``sample`` call them."""
+        sizes = {"labels": self.num_classes, "vectors": self.vector_size, "maps": self.map_channels}
+        return tuple(name for name, size in sizes.items() if size is not None)
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         """The logits (B, likelihood.output_channels(C), H, W) of images (B, C, H, W) in [0, 1].
