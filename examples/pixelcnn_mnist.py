@@ -215,7 +215,7 @@ grid(torch.cat([truth, guess, alone]), columns=10)
 # %% [markdown]
 # ## 6. Conditional PixelCNN
 #
-# Every layer gets a bias that depends on the class, W * x + b + V y, with y one-hot: a row of V for each digit. In
+# Every layer gets a bias that depends on the class, W * x + b + V y, with y one-hot: a column of V for each digit. In
 # the zoo it is one argument. (To see where it went: `print(model)`, and look for `ConditionalBias`.)
 
 # %%

@@ -114,6 +114,12 @@ def test_a_data_sets_arguments_are_its_builders(write, override, message):
     assert message in line
 
 
+def test_an_override_makes_the_sections_it_needs(write):
+    recipe = load_recipe(write(GOOD), ["prior=", "prior.gaussian.std=0.1"])
+    assert recipe.prior is not None
+    assert recipe.prior.gaussian.std == 0.1
+
+
 def test_overrides_reach_every_setting(write):
     recipe = load_recipe(
         write(GOOD), ["model.block={name: residual-block, kernel_size: 5}", "optimizer.betas=[0.8, 0.9]", "seed=7"]

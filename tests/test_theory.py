@@ -147,6 +147,26 @@ def test_training_finds_the_map_of_a_logistic_regression(std, clip):
     assert conv.weight[0, 0, 0, 1:].count_nonzero() == 0  # the dead ones
 
 
+def test_single_images_lead_to_the_map_unless_they_are_clipped_one_by_one():
+    pairs = [(1, 1)] * 6 + [(1, 0)] * 2 + [(0, 0)] * 3 + [(0, 1)]
+    data, steps = ImageSet(images_of(pairs)), 200 * len(pairs)
+    away = {}
+    for clip in ("null", "0.3"):
+        precise = ["optimizer.learning_rate=0.03", "training.precision=float32", f"optimizer.clip={clip}"]
+        recipe = smoke("prior.gaussian.std=1", *precise)
+        torch.manual_seed(0)
+        run = training.start(Logistic(), recipe)
+        for number in range(steps):
+            epoch, place = divmod(number, len(pairs))
+            image = training.order(0, epoch, len(pairs))[place]
+            training.step(recipe, run, data, image[None], steps=steps)
+        conv = run.model.net[0]
+        found = torch.stack([conv.bias[0], conv.weight[0, 0, 0, 0]]).detach().double()
+        away[clip] = (found - map_by_newton(pairs, 1.0)).abs().max().item()
+    assert away["null"] < 0.02
+    assert away["0.3"] > 0.5
+
+
 def test_a_prior_and_its_weight_decay_train_the_same_weights(zoo_inside, tmp_path):
     prior = ("prior.gaussian.std=0.1",)
     plan = json.loads(zoo_inside("train", "smoke", "--dry-run", "--json", *prior).stdout)
@@ -173,7 +193,9 @@ def test_a_prior_and_its_weight_decay_train_the_same_weights(zoo_inside, tmp_pat
             ["prior.gaussian.std=0.5", "optimizer.weight_decay=1e-4"],
             "optimizer.weight_decay: the prior is a weight decay",
         ),
-        (["prior.gaussian.std=0"], "prior.gaussian.std: given 0; must be greater than 0"),
+        (["prior.gaussian.std=0"], "prior.gaussian.std: given 0; must be greater than or equal to 0.000001"),
+        (["prior.gaussian.std=1e-170"], "prior.gaussian.std: given 1e-170; must be greater than or equal to 0.000001"),
+        (["prior.gaussian.std=10000000"], "prior.gaussian.std: given 10000000; must be less than or equal to 1000000"),
         (["prior.gauss.std=1"], "prior.gauss: unknown key; did you mean 'gaussian'?"),
         (["prior.gaussian.std=0.5", "optimizer.name=adamw"], "optimizer.name: unknown key"),
     ],

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,22 @@ def test_a_folder_that_holds_a_run_is_left_alone(finished, overrides, resume, me
         training.train(recipe(*overrides), finished[0], resume=resume)
 
 
+def test_a_run_from_before_a_setting_was_there_goes_on(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    text = (tmp_path / "run" / "recipe.yaml").read_text()
+    assert text.count("  validate_every: 1\n") == 1
+    (tmp_path / "run" / "recipe.yaml").write_text(text.replace("  validate_every: 1\n", ""))
+    assert training.train(recipe(), tmp_path / "run", resume=True)["test"] == finished[1]["test"]
+    with pytest.raises(RunError, match=r"-  validate_every: 1\n\+  validate_every: 2"):
+        training.train(recipe("training.validate_every=2"), tmp_path / "run", resume=True)
+
+
+def test_metrics_that_do_not_say_when_are_refused(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "seconds": 2.0}\n{"validation_nats": 3.0}\n')
+    with pytest.raises(RunError, match=r"metrics.jsonl:2: no epoch and no seconds; delete the file"):
+        read_metrics(tmp_path)
+
+
 def test_a_folder_that_holds_other_things_is_left_alone(tmp_path):
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(RunError, match="is not empty and holds no run"):
@@ -236,6 +253,11 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(zoo_command, tmp_p
     assert plan["steps"] == 256
     assert plan["estimated_seconds"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_counts_validations():
+    plan = training.dry_run(recipe("training.epochs=7", "training.validate_every=3"))
+    assert plan["validations"] == 3  # after 3, 6 and 7
 
 
 def test_the_recorded_training_says_what_made_it(finished):

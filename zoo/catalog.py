@@ -108,17 +108,21 @@ def describe(reference: str | Path) -> dict[str, Any]:
     return folders.read_config(find(reference))
 
 
-def find(reference: str | Path) -> Path:
+def find(reference: str | Path, *, everything: bool = False) -> Path:
     """The folder of a trained model, fetched from the Hub if need be.
+
+    Args:
+        reference: as :func:`load` takes it.
+        everything: from the Hub, the card, the recipe and the metrics too, not only what loading needs.
 
     Raises:
         UnknownModelError: no such model.
     """
     name = str(reference)
     if name in trained():
-        return _named(NAMED / name)
+        return _named(NAMED / name, everything)
     if hub.is_reference(name):
-        return hub.pull(name, everything=False).folder
+        return hub.pull(name, everything=everything).folder
     if name and Path(reference).is_dir():
         return Path(reference)
     known = trained()
@@ -133,7 +137,7 @@ def find(reference: str | Path) -> Path:
     raise UnknownModelError(f"no model {name!r}: neither a name of the zoo nor a model folder; {hint}")
 
 
-def _named(home: Path) -> Path:
+def _named(home: Path, everything: bool) -> Path:
     if (home / WEIGHTS).is_file():
         return home
     config = folders.read_config(home, weights=False)
@@ -141,4 +145,4 @@ def _named(home: Path) -> Path:
     if not isinstance(pinned, dict) or not {"repo", "commit"} <= pinned.keys():
         return home  # and loading says what is missing
     reference = f"{hub.PREFIX}{pinned['repo']}@{pinned['commit']}"
-    return hub.pull(reference, everything=False, sha256=config["weights"]["sha256"]).folder
+    return hub.pull(reference, everything=everything, sha256=config["weights"]["sha256"]).folder

@@ -359,7 +359,7 @@ def eval_command(
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for index.html, report.md and the pictures; by default reports/MODEL.",
 )
-@click.option("-n", "--images", type=click.IntRange(2), help="How many test images; by default all.")
+@click.option("-n", "--images", type=click.IntRange(2), help="How many test images, drawn at random; by default all.")
 @data_dir_option
 @json_option
 def report_command(
@@ -375,7 +375,7 @@ def report_command(
     from zoo import catalog, findings, page, report
 
     # Once, so that all of it is about one commit.
-    place, other = catalog.find(model), None if against is None else catalog.find(against)
+    place, other = (None if one is None else catalog.find(one, everything=True) for one in (model, against))
     section = _data_of(model, catalog.describe(place), dataset)
     told: set[str] = set()
 

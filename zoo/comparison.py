@@ -27,18 +27,20 @@ def _which_is_better(one: Subject, other: Subject) -> list[str]:
 
 
 def _what_else_is_told(one: Subject, other: Subject) -> list[str]:
-    if told_of_each(one.model) == told_of_each(other.model):
+    if one.model.takes == other.model.takes or not (told_of_each(one.model) or told_of_each(other.model)):
         return []
     return [
-        f"{one.name} is conditional on {takes(one.model)}, {other.name} on {takes(other.model)}: one of them knows of "
-        "each image what the other does not, and the difference is not one of the models alone."
+        f"{one.name} is conditional on {takes(one.model)}, {other.name} on {takes(other.model)}: what is told of each "
+        "image is not the same, and the difference is not one of the models alone."
     ]
 
 
 def _what_the_class_tells(found: Findings) -> list[str]:
     told = [subject for subject in found.subjects if subject.model.num_classes is not None]
     untold = [subject for subject in found.subjects if subject.model.num_classes is None]
-    if not told or not untold or not found.test.num_classes or any(told_of_each(one.model) for one in told + untold):
+    if not told or not untold or any(told_of_each(one.model) for one in found.subjects):
+        return []
+    if (found.test.num_classes or 1) < 2:
         return []
     (conditional,), (without,) = told, untold
     gains = without.per_image - conditional.per_image

@@ -161,13 +161,14 @@ def prompts(model: PixelModel, data: ImageSet, images: int) -> tuple[int, dict[s
     """What to draw images under to see what a model can do: all classes in equal shares, or what belongs to images.
 
     Returns how many images these are, no more than there are in the data if each is told more than its class, and the
-    conditions, as :meth:`PixelModel.sample` takes them.
+    conditions, as :meth:`PixelModel.sample` takes them. These are of images from all over the data, because a folder
+    has one class after the other.
     """
     if not told_of_each(model):
         told = {} if model.num_classes is None else {"labels": torch.tensor(share(range(model.num_classes), images))}
         return images, told
     images = min(images, len(data))
-    return images, condition(model, data, slice(images))
+    return images, condition(model, data, torch.linspace(0, len(data) - 1, images).long())
 
 
 def told_of_each(model: PixelModel) -> bool:

@@ -59,7 +59,7 @@ class Findings:
 
     Args:
         subjects: the model and, if there is one, the other.
-        test: the test images, as the data set has them.
+        test: the test images, in an order of their own.
         images: the same as the models were shown them: (N, C, H, W) in [0, 1].
         protocol: what their pixels are, as the first was trained.
         judge: a classifier, or None where the data has no classes.
@@ -87,7 +87,7 @@ def gather(
     Args:
         place, against: their folders.
         dataset, read: the name of a data set, and what gives a split of it.
-        images: how many test images, all by default.
+        images: how many test images, drawn once for all, or all by default.
         progress: called with what is being done, how much of it is and how much there is.
 
     Raises:
@@ -96,7 +96,10 @@ def gather(
     config = catalog.describe(place)
     if config["protocol"] is None:
         raise RequestError(f"{place} does not say under which protocol it was trained; its config.json lacks it")
-    test, protocol = read("test").each(lambda part: part[:images]), config["protocol"]
+    test, protocol = read("test"), config["protocol"]
+    # The first so many of them are looked at again and again, and of a folder these would be one class.
+    drawn = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:images]
+    test = test.each(lambda part: part[drawn])
     shown = to_grid(test.images, protocol, torch.Generator().manual_seed(0))
     models = [catalog.load(one) for one in (place, against) if one is not None]
     for model in models:

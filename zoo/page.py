@@ -129,7 +129,7 @@ def markdown(title: str, blocks: Sequence[Block]) -> str:
         | 1 \\| 2 |
         <BLANKLINE>
     """
-    return "\n\n".join([f"# {title}", *map(_as_markdown, blocks)]) + "\n"
+    return "\n\n".join([f"# {_plain(title)}", *map(_as_markdown, blocks)]) + "\n"
 
 
 def save(title: str, blocks: Sequence[Block], folder: Path) -> list[Path]:
@@ -169,20 +169,25 @@ def _as_html(block: Block) -> str:
 def _as_markdown(block: Block) -> str:
     match block:
         case Heading(text):
-            return f"## {text}"
+            return f"## {_plain(text)}"
         case Words(text):
-            return text
+            return _plain(text)
         case Table(titles, rows):
-            lines = [titles, ["---"] * len(titles), *rows]
-            cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-            return "\n".join(
-                f"|{'|'.join(line)}|" if number == 1 else f"| {' | '.join(line)} |" for number, line in enumerate(cells)
-            )
+            lines = [titles, *rows]
+            cells = [[_plain(cell) for cell in line] for line in lines]
+            head, *body = [f"| {' | '.join(line)} |" for line in cells]
+            return "\n".join([head, "|---" * len(titles) + "|", *body])
         case Picture(file, _, caption):
-            return f"![{caption}]({file})\n\n*{caption}*"
+            said = _plain(caption)
+            return f"![{said}]({file})\n\n*{said}*"
         case Row(beside):
             return "\n\n".join(map(_as_markdown, beside))
         case Code(text, language):
             # Longer than any fence inside.
             fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
             return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is, in one line. An underscore inside a word means nothing and stays."""
+    return re.sub(r"[\\`*\[\]<>&|~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))

@@ -65,7 +65,8 @@ class OptimizerSection(_Section):
     """Adam, with linear warm-up to the learning rate and cosine decay to zero.
 
     ``weight_decay`` times the weights is part of the gradient before it is clipped and before Adam's moments are taken,
-    so that it is the gradient of a penalty on their squares.
+    so that it is the gradient of a penalty on their squares. Clipping mini-batches weighs them unequally; where the
+    minimum of the penalized likelihood is meant literally, ``clip`` is null.
     """
 
     learning_rate: Annotated[float, Gt(0)] = 3e-3
@@ -78,7 +79,7 @@ class OptimizerSection(_Section):
 class GaussianPrior(_Section):
     """Weights are independent of each other and N(0, std^2)."""
 
-    std: Annotated[float, Gt(0)]
+    std: Annotated[float, Ge(1e-6), Le(1e6)]
 
 
 class PriorSection(_Section):
@@ -310,7 +311,9 @@ class _Document:
         parsed = _Document.read(value)
         at = self.data
         for parent in parents:
-            at = at.setdefault(parent, {}) if isinstance(at, dict) else None
+            if isinstance(at, dict) and at.get(parent) is None:
+                at[parent] = {}
+            at = at[parent] if isinstance(at, dict) else None
         if parsed.problems or not isinstance(at, dict):
             self.problems.append((f" ({text})", path, parsed.problems[0][2] if parsed.problems else "no such section"))
             return

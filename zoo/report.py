@@ -93,7 +93,7 @@ def _samples(found: Findings) -> list[Block]:
             labels = pictures.named(subject.asked[kept], found.test.classes)
             caption = f"The first samples of {subject.name} for each class that was asked for, a row each."
         if told_of_each(subject.model):
-            caption += " What else it is told is that of the first test images."
+            caption += " What else it is told is that of test images."
         picture = pictures.grid(subject.samples[kept], labels=labels, columns=columns)
         sheets.append(Picture(f"samples-{subject.name}.png", _png(picture), caption))
     sheets.append(Picture("test.png", _png(pictures.grid(found.images[:SHOWN])), "Test images, to compare with."))
@@ -158,18 +158,24 @@ def _bayes(found: Findings, subject: Subject) -> str:
         each = torch.stack([_log_prob(subject.model, x, label) for label in classes]).double()
     marginal = -(each.logsumexp(0) - math.log(len(classes)))
     right = (each.argmax(0) == found.test.labels[: len(x)]).double().mean().item()
+    alone = ""
+    if subject.model.condition_dropout:
+        with torch.no_grad():
+            nats = mean(-_log_prob(subject.model, x, None).double())[0]
+        alone = f" Asked without a class, which its training has taught it, it has {nats:.2f}."
     told = mean(subject.per_image[: len(x)])[0]
     others = "".join(
         f" {one.name}: {mean(one.per_image[: len(x)])[0]:.2f}." for one in found.subjects if not one.model.conditional
     )
     return (
-        f"Without being told the class, {subject.name} is the mean of its {len(classes)} classes' distributions: "
-        f"{mean(marginal)[0]:.2f} nats on the first {len(x)} test images, where it has {told:.2f} when told.{others} "
+        f"Without being told the class, {subject.name} is the mean of its {len(classes)} classes' distributions, all "
+        f"taken as equally frequent: {mean(marginal)[0]:.2f} nats on {len(x)} of the test images, where it has "
+        f"{told:.2f} when told.{alone}{others} "
         f"The class for which it finds an image likeliest is right in {100 * right:.1f} % of them."
     )
 
 
-def _log_prob(model: PixelModel, x: Tensor, label: int) -> Tensor:
+def _log_prob(model: PixelModel, x: Tensor, label: int | None) -> Tensor:
     return torch.cat([model.log_prob(part, labels=label) for part in x.split(100)])
 
 

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from zoo.errors import RequestError, first_line
 from zoo.files import sweep, write_text
-from zoo.recipe import Recipe, dump_recipe
+from zoo.recipe import Recipe, dump_recipe, load_recipe
 
 METRICS = "metrics.jsonl"
 RECIPE = "recipe.yaml"
@@ -55,9 +55,13 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         return []
     try:
         lines = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
-        return [{key: float(value) for key, value in line.items()} for line in lines]
+        metrics = [{key: float(value) for key, value in line.items()} for line in lines]
     except (ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{folder / METRICS} is no list of metrics: {first_line(error)}; delete it") from None
+    for number, line in enumerate(metrics, 1):
+        if missing := {"epoch", "seconds"} - line.keys():
+            raise RunError(f"{folder / METRICS}:{number}: no {' and no '.join(sorted(missing))}; delete the file")
+    return metrics
 
 
 def trim_metrics(output: Path, count: int) -> None:
@@ -75,7 +79,8 @@ def _check(recipe: Recipe, output: Path, resume: bool) -> None:
         return
     if not resume:
         raise RunError(f"{output} already holds a run; --resume continues it, --output names another folder")
-    before, now = (output / RECIPE).read_text(encoding="utf-8"), dump_recipe(recipe)
+    # Read, not compared as text: since then, keys may have come that have a default.
+    before, now = (dump_recipe(one) for one in (load_recipe(output / RECIPE), recipe))
     if before != now:
         changes = difflib.unified_diff(before.splitlines(), now.splitlines(), "the run", "this recipe", "", "", 0, "")
         raise RunError(

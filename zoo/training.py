@@ -106,7 +106,7 @@ def train(
 
 
 def dry_run(recipe: Recipe, data_dir: Path | None = None) -> dict[str, Any]:
-    """Build everything, train one batch (twice, to time the second), and tell what the whole training would take."""
+    """Build everything, train and validate one batch (twice, to time the second), and tell what it all would take."""
     data = recipe.data.read("train", data_dir).to(_device())
     run = begin(recipe)
     check_fit(run.model, data)
@@ -116,7 +116,15 @@ def dry_run(recipe: Recipe, data_dir: Path | None = None) -> dict[str, Any]:
         began = time.perf_counter()
         losses.append(step(recipe, run, data, batch, math.inf))
         seconds = time.perf_counter() - began
-    steps = recipe.training.epochs * _steps_per_epoch(recipe, data)
+    validation = recipe.data.read("validation", data_dir)
+    check_fit(run.model, validation)
+    for _ in range(2):
+        began = time.perf_counter()
+        part = _evaluate(recipe, run, "validation", validation.each(lambda part: part[:100]), 1)
+        per_image = (time.perf_counter() - began) / part.images
+    epochs = recipe.training.epochs
+    steps = epochs * _steps_per_epoch(recipe, data)
+    validations = sum(map(recipe.training.validates, range(1, epochs + 1)))
     return {
         "name": recipe.name,
         "architecture": recipe.model.name,
@@ -124,11 +132,12 @@ def dry_run(recipe: Recipe, data_dir: Path | None = None) -> dict[str, Any]:
         "peak_bytes": _peak_bytes(),
         "images": len(data),
         "steps": steps,
+        "validations": validations,
         "weight_decay": recipe.weight_decay(len(data)),
         "precision": str(precision(recipe.training.precision, _device())).removeprefix("torch."),
         "device": _device().type,
         "first_batch_nats": losses[0],
-        "estimated_seconds": round(steps * seconds, 1),
+        "estimated_seconds": round(steps * seconds + validations * len(validation) * per_image, 1),
     }
 
 
@@ -290,7 +299,7 @@ def _evaluate(recipe: Recipe, run: Run, split: str, data: ImageSet, draws: int) 
 
 
 def _preview(run: Run, validation_set: ImageSet, path: Path) -> None:
-    """A grid of samples: of all classes, or of the conditions of the first validation images."""
+    """A grid of samples: of all classes, or under the conditions of validation images."""
     model = run.average.module
     images, given = prompts(model, validation_set, 100)
     names = pictures.named(given["labels"], validation_set.classes) if given.keys() == {"labels"} else None
